@@ -38,6 +38,6 @@ envs: $(P:%=%/.venv/.ready) ## Environments of all projects, or of P="services/r
 
 lock: | $(UV) ## Resolve the pinned requirements of all projects, or of P, anew
 	for p in $(P); do (cd $$p && $(UV) pip compile --quiet --no-header --no-emit-index-url --no-emit-find-links --python-version $$(cat .python-version) \
-	  --no-emit-package quarry-contract --no-emit-package quarry-runtime --extra dev pyproject.toml -o requirements.lock); done
+	  --no-emit-package quarry-contract --no-emit-package quarry-runtime --extra dev pyproject.toml -o requirements.lock && sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock); done
 
 .PHONY: help envs lock

@@ -1,0 +1,187 @@
+"""Models to ONNX artefact folders: `model.onnx` or `encoder.onnx`, `tokenizer.json`, and `model.json` written last.
+
+Every export is checked: ONNX Runtime must give PyTorch's numbers, or nothing is written.
+"""
+
+import argparse
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from quarry_contract.manifests import MODEL_MANIFEST, Calibration, ModelManifest, digest_file, write_manifest
+from torch import nn
+from transformers import AutoModel, AutoModelForQuestionAnswering
+
+from .base import PACKAGED
+from .features import MAX_QUESTION_TOKENS, MAX_TOKENS, STRIDE
+from .predict import MAX_ANSWER_TOKENS
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+PARITY_TOLERANCE = 1e-3
+ENCODER_MAX_TOKENS = 256
+OPSET = 17
+
+
+class ExportError(Exception):
+    """The exported graph does not compute what the model computes."""
+
+
+class SpanReader(nn.Module):
+    """(batch, length) int64 inputs -> start and end logits, (batch, length) float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        out = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        return out.start_logits, out.end_logits
+
+
+class SentenceEncoder(nn.Module):
+    """Mean over the real tokens, L2-normalised (Reimers and Gurevych 2019): -> (batch, dimension) float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).last_hidden_state
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9), dim=1)
+
+
+def export_reader(
+    model: nn.Module, tokenizer_from: Path, out: Path, base: str, calibration: Calibration, metrics: Mapping[str, float], data_digest: str | None
+) -> ModelManifest:
+    """Write the reader's artefact folder.
+
+    Raises:
+        ExportError: ONNX Runtime and PyTorch disagree by more than PARITY_TOLERANCE on any logit.
+    """
+    difference = _export(SpanReader(model), out / "model.onnx", ("start_logits", "end_logits"))
+    return _finish(
+        out,
+        tokenizer_from,
+        ("model.onnx", "tokenizer.json"),
+        {
+            "name": "reader",
+            "kind": "reader",
+            "base": base,
+            "max_tokens": min(MAX_TOKENS, _positions(model)),
+            "stride": STRIDE,
+            "max_question_tokens": MAX_QUESTION_TOKENS,
+            "max_answer_tokens": MAX_ANSWER_TOKENS,
+            "calibration": calibration,
+            "data_digest": data_digest,
+            "metrics": {**metrics, "export_max_difference": difference},
+        },
+    )
+
+
+def export_retriever(base_dir: Path, out: Path, base: str) -> ModelManifest:
+    """Write the artefact folder of a dual encoder with tied weights from a sentence encoder.
+
+    Raises:
+        ExportError: as export_reader.
+    """
+    model = AutoModel.from_pretrained(str(base_dir), local_files_only=True, trust_remote_code=False)
+    difference = _export(SentenceEncoder(model), out / "encoder.onnx", ("sentence_embedding",))
+    return _finish(
+        out,
+        base_dir,
+        ("encoder.onnx", "tokenizer.json"),
+        {
+            "name": "retriever",
+            "kind": "retriever",
+            "base": base,
+            "max_tokens": min(ENCODER_MAX_TOKENS, _positions(model)),
+            "dimension": int(model.config.hidden_size),
+            "question_encoder": "encoder.onnx",
+            "passage_encoder": "encoder.onnx",
+            "metrics": {"export_max_difference": difference},
+        },
+    )
+
+
+def _positions(model: nn.Module) -> int:
+    config: Any = model.config
+    return int(config.max_position_embeddings) - (2 if config.model_type == "roberta" else 0)
+
+
+def _export(module: nn.Module, path: Path, outputs: Sequence[str]) -> float:
+    """Export and compare on batches of several shapes; returns the largest difference seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    module.eval()
+    vocabulary = int(module.model.config.vocab_size)  # type: ignore[union-attr,arg-type]
+    dynamic = {name: {0: "batch", 1: "length"} for name in (*INPUTS, *outputs)}
+    if len(outputs) == 1:
+        dynamic[outputs[0]] = {0: "batch"}
+    with torch.inference_mode():
+        names = {"input_names": list(INPUTS), "output_names": list(outputs), "dynamic_axes": dynamic}
+        torch.onnx.export(module, _sample(2, 16, vocabulary, 0), str(path), opset_version=OPSET, dynamo=False, **names)  # type: ignore[arg-type]
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        worst = 0.0
+        for seed, (batch, length) in enumerate(((1, 7), (3, 33), (2, 180)), start=1):
+            sample = _sample(batch, length, vocabulary, seed)
+            expected = module(*sample)
+            got = session.run(list(outputs), {name: x.numpy() for name, x in zip(INPUTS, sample, strict=True)})
+            for a, b in zip(expected if isinstance(expected, tuple) else (expected,), got, strict=True):
+                worst = max(worst, float(np.abs(a.numpy() - b).max()))
+    if not worst <= PARITY_TOLERANCE:
+        path.unlink()
+        raise ExportError(f"ONNX and PyTorch differ by {worst:.2g} (at most {PARITY_TOLERANCE:g} is accepted); nothing was exported")
+    return worst
+
+
+def _sample(batch: int, length: int, vocabulary: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, vocabulary, (batch, length), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[-1, length - length // 4 :] = 0  # one padded row, as in served batches
+    types = (torch.arange(length) > length // 3).long().expand(batch, length).contiguous()
+    return ids, mask, types
+
+
+def _finish(out: Path, tokenizer_from: Path, files: Sequence[str], fields: dict[str, Any]) -> ModelManifest:
+    (out / "tokenizer.json").write_bytes((tokenizer_from / "tokenizer.json").read_bytes())
+    digests = {name: digest_file(out / name) for name in files}
+    manifest = ModelManifest(created=datetime.now(UTC).isoformat(timespec="seconds"), files=digests, code_commit=_commit(), **fields)
+    write_manifest(out / MODEL_MANIFEST, manifest)
+    return manifest
+
+
+def _commit() -> str | None:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def main() -> None:
+    """`python -m quarry_training.export reader|retriever`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=["reader", "retriever"])
+    parser.add_argument("--model", type=Path, help="trained model folder; for the retriever, default the packaged sentence encoder")
+    parser.add_argument("--base", default="quarry-base", help="what it was trained from, for the manifest")
+    parser.add_argument("--calibration", type=Path, help="the folder calibrate wrote (reader)")
+    parser.add_argument("--report", type=Path, help="the dataset check's report.json (reader)")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    if args.kind == "retriever":
+        manifest = export_retriever(args.model or PACKAGED, args.out, args.base)
+    else:
+        model = AutoModelForQuestionAnswering.from_pretrained(str(args.model), local_files_only=True)
+        calibration = Calibration.from_dict(json.loads((args.calibration / "calibration.json").read_text()))
+        figures = json.loads((args.calibration / "calibration-figures.json").read_text())
+        data_digest = json.loads(args.report.read_text())["digest"]
+        manifest = export_reader(model, args.model, args.out, args.base, calibration, figures, data_digest)
+    print(json.dumps({"digest": manifest.digest, **manifest.metrics}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Questions and contexts as token windows with answer positions: what the reader is trained on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from .squad import Example
+
+MAX_TOKENS = 384
+STRIDE = 128
+MAX_QUESTION_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One window: token ids, segment ids, and the answer's first and last token (0, 0 = not in this window)."""
+
+    input_ids: list[int]
+    token_type_ids: list[int]
+    start: int
+    end: int
+
+
+def load_tokenizer(model_dir: Path, max_tokens: int = MAX_TOKENS) -> Tokenizer:
+    """The model's own tokenizer, cutting only the context, with stride."""
+    tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens, stride=STRIDE, strategy="only_second")
+    return tokenizer
+
+
+def features(tokenizer: Tokenizer, example: Example, rng: np.random.Generator) -> list[Feature]:
+    """The windows of one example: all that hold the answer, and at most one that does not."""
+    question = example.question[:2000]
+    encoded = tokenizer.encode(question, example.context)
+    windows = [_feature(w, example) for w in [encoded, *encoded.overflowing]]
+    holding = [w for w in windows if w.end]
+    others = [w for w in windows if not w.end]
+    if others and (not holding or rng.random() < 0.25):
+        holding.append(others[int(rng.integers(len(others)))])
+    return holding
+
+
+def _feature(window: Encoding, example: Example) -> Feature:
+    start = end = 0
+    for text, offset in example.answers[:1]:
+        first = last = None
+        for i, (segment, (a, b)) in enumerate(zip(window.sequence_ids, window.offsets, strict=True)):
+            if segment != 1 or a == b:
+                continue
+            if b > offset and first is None:
+                first = i
+            if a < offset + len(text):
+                last = i
+        inside = first is not None and last is not None and window.offsets[first][0] <= offset and window.offsets[last][1] >= offset + len(text)
+        if inside and first is not None and last is not None and first <= last:
+            start, end = first, last
+    return Feature(list(window.ids), list(window.type_ids), start, end)
+
+
+def batches(items: Sequence[Feature], size: int, rng: np.random.Generator) -> Iterator[list[Feature]]:
+    """Shuffled batches of windows of nearly equal length, so that little is padded."""
+    order = rng.permutation(len(items))
+    pool = size * 32
+    groups: list[list[int]] = []
+    for i in range(0, len(order), pool):
+        by_length = sorted(order[i : i + pool], key=lambda j: len(items[j].input_ids))
+        groups += [by_length[j : j + size] for j in range(0, len(by_length), size)]
+    for j in rng.permutation(len(groups)):
+        yield [items[i] for i in groups[j]]

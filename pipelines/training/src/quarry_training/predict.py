@@ -1,0 +1,106 @@
+"""Best spans of a reader on given contexts, over PyTorch or ONNX Runtime: for calibration and evaluation offline."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from tokenizers import Encoding, Tokenizer
+
+from .squad import Example
+
+MAX_ANSWER_TOKENS = 48
+TOKENS_PER_BATCH = 4096
+
+Array = np.ndarray[Any, Any]
+# (input_ids, attention_mask, token_type_ids), each (batch, length) int64 -> start and end logits, each (batch, length)
+Logits = Callable[[Array, Array, Array], tuple[Array, Array]]
+
+
+def torch_logits(model: torch.nn.Module) -> Logits:
+    """A PyTorch model as a Logits function."""
+    model.eval()
+
+    def run(ids: Array, mask: Array, types: Array) -> tuple[Array, Array]:
+        with torch.inference_mode():
+            out = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), token_type_ids=torch.from_numpy(types))
+        return out.start_logits.numpy(), out.end_logits.numpy()
+
+    return run
+
+
+def onnx_logits(path: Path) -> Logits:
+    """An exported reader as a Logits function."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(ids: Array, mask: Array, types: Array) -> tuple[Array, Array]:
+        start, end = session.run(["start_logits", "end_logits"], {"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
+        return start, end
+
+    return run
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best span of one question's context, raw logits, and the lowest null logit over its windows."""
+
+    example: Example
+    text: str
+    start: int
+    end: int
+    score: float
+    null_score: float
+
+
+def predict(logits: Logits, tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Prediction]:
+    """One prediction per example, in order."""
+    windows: list[tuple[int, Encoding]] = []
+    for i, example in enumerate(examples):
+        encoded = tokenizer.encode(example.question, example.context)
+        windows += [(i, w) for w in [encoded, *encoded.overflowing]]
+    best: dict[int, tuple[float, int, int]] = {}
+    null: dict[int, float] = {}
+    for batch in _by_length(windows):
+        starts, ends = _run(logits, [w for _, w in batch])
+        for row, (i, window) in enumerate(batch):
+            n = len(window.ids)
+            score, first, last = best_span(starts[row, :n], ends[row, :n], np.array([s == 1 for s in window.sequence_ids]))
+            null[i] = min(null.get(i, np.inf), float(starts[row, 0] + ends[row, 0]))
+            if i not in best or score > best[i][0]:
+                best[i] = (score, window.offsets[first][0], window.offsets[last][1])
+    return [Prediction(e, e.context[best[i][1] : best[i][2]], best[i][1], best[i][2], best[i][0], null[i]) for i, e in enumerate(examples)]
+
+
+def best_span(start: Array, end: Array, allowed: Array) -> tuple[float, int, int]:
+    """(score, first, last) maximising start[first] + end[last], first <= last < first + MAX_ANSWER_TOKENS, both allowed."""
+    n = len(start)
+    start = np.where(allowed, start, -1e9)
+    end = np.where(allowed, end, -1e9)
+    padded = np.concatenate([end, np.full(MAX_ANSWER_TOKENS, -1e9)])
+    banded = np.lib.stride_tricks.sliding_window_view(padded, MAX_ANSWER_TOKENS)[:n]
+    totals = start + banded.max(axis=1)
+    first = int(totals.argmax())
+    return float(totals[first]), first, first + int(banded[first].argmax())
+
+
+def _by_length(windows: Sequence[tuple[int, Encoding]]) -> Iterator[list[tuple[int, Encoding]]]:
+    batch: list[tuple[int, Encoding]] = []
+    for item in sorted(windows, key=lambda w: len(w[1].ids)):
+        if batch and len(item[1].ids) * (len(batch) + 1) > TOKENS_PER_BATCH:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _run(logits: Logits, windows: Sequence[Encoding]) -> tuple[Array, Array]:
+    longest = max(len(w.ids) for w in windows)
+    ids, types, mask = (np.zeros((len(windows), longest), np.int64) for _ in range(3))
+    for row, w in enumerate(windows):
+        n = len(w.ids)
+        ids[row, :n], types[row, :n], mask[row, :n] = w.ids, w.type_ids, 1
+    return logits(ids, mask, types)
