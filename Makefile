@@ -1,4 +1,4 @@
-# Quarry's only front door. `make help` lists the targets; docs/development.md explains them.
+# Quarry's only front door: `make help` lists what it does.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -15,29 +15,130 @@ export UV_TORCH_BACKEND ?= cpu
 endif
 export UV_CACHE_DIR ?= $(TOOLS)/uv-cache
 export PYTHONDONTWRITEBYTECODE :=
+export MLFLOW_DISABLE_TELEMETRY := true
+export HAYSTACK_TELEMETRY_ENABLED := False
 
-PROJECTS := services/contract services/runtime services/retriever services/reader services/gateway \
-            pipelines/ingestion pipelines/training pipelines/kubeflow
+MLFLOW_PORT := $(or $(QUARRY_MLFLOW_PORT),5500)
+export MLFLOW_TRACKING_URI := http://127.0.0.1:$(MLFLOW_PORT)
+export QUARRY_TRAINING_PYTHON := $(CURDIR)/pipelines/training/.venv/bin/python
+GATEWAY := http://127.0.0.1:$(or $(QUARRY_GATEWAY_PORT),8080)
+READER := http://127.0.0.1:$(or $(QUARRY_READER_PORT),9001)
+
+SERVING := services/contract services/runtime services/retriever services/reader services/gateway
+PIPELINES := pipelines/ingestion pipelines/training pipelines/kubeflow
+WRAPPERS := services/reader/seldon services/retriever/seldon
+PROJECTS := $(SERVING) $(PIPELINES) tests
 P ?= $(PROJECTS)
+
+TRAINING := $(QUARRY_TRAINING_PYTHON) -W ignore -m
+KUBEFLOW := $(CURDIR)/pipelines/kubeflow/.venv/bin/python -W ignore -m quarry_kubeflow
+INGEST := $(CURDIR)/pipelines/ingestion/.venv/bin/python -m quarry_ingestion
+STACK := $(CURDIR)/services/contract/.venv/bin/python local/stack.py
+STAMPS := $(QUARRY_HOME)/stamps
+
+##@ Using it
+
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z_-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(SERVING:%=%/.venv/.ready) $(PIPELINES:%=%/.venv/.ready) ## Everything, from a clean clone to answers with evidence; the stack stays up
+	@$(MAKE) $(STAMPS)/retriever
+	@$(MAKE) $(STAMPS)/examples
+	@$(MAKE) $(STAMPS)/reader
+	@$(MAKE) release
+	@$(MAKE) up
+	@$(CURDIR)/services/contract/.venv/bin/python local/demo.py
+
+up: $(SERVING:%=%/.venv/.ready) pipelines/training/.venv/.ready ## Start MLflow, retriever, reader and gateway on the current release
+	@$(STACK) up
+
+down: services/contract/.venv/.ready ## Stop them
+	@$(STACK) down
+
+ask: services/contract/.venv/.ready ## Ask the running gateway: make ask Q="How deep are the piles?"
+	@Q='$(subst ','\'',$(Q))'; test -n "$$Q" || { echo 'say what to ask: make ask Q="..."'; exit 2; }; services/contract/.venv/bin/python local/ask.py "$$Q"
+
+ingest: pipelines/ingestion/.venv/.ready $(SERVING:%=%/.venv/.ready) ## Put a folder of documents into the index and serve it: make ingest DIR=path
+	@test -n "$(DIR)" || { echo 'say which folder: make ingest DIR=path'; exit 2; }
+	@$(MAKE) $(STAMPS)/retriever
+	@$(INGEST) "$(DIR)" --home "$(QUARRY_HOME)" --model-dir "$$(cat $(STAMPS)/retriever)"
+	@$(MAKE) serve
+
+train: $(PIPELINES:%=%/.venv/.ready) ## Fine-tune, register and serve a reader: make train DATA=squad.json [BASE=quarry-base] [EPOCHS=2] [RATE=3e-5]
+	@test -f "$(DATA)" || { echo 'say on what: make train DATA=squad.json'; exit 2; }
+	@$(STACK) up mlflow
+	$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" data="$(abspath $(DATA))" mlflow_uri="$$MLFLOW_TRACKING_URI" \
+	  base="$(or $(BASE),quarry-base)" epochs=$(or $(EPOCHS),2) learning_rate=$(or $(RATE),3e-5)
+	@$(MAKE) serve
+
+eval: pipelines/training/.venv/.ready ## Ask every question of a SQuAD file through the gateway: make eval DATA=squad.json [CORPUS=dir]
+	@test -f "$(DATA)" || { echo 'say with what: make eval DATA=squad.json'; exit 2; }
+	@$(if $(CORPUS),$(MAKE) ingest DIR="$(CORPUS)" >&2)
+	@$(TRAINING) quarry_training.evaluate_served --data "$(DATA)" --gateway $(GATEWAY)
+
+eval-reader: pipelines/training/.venv/.ready ## The reader alone on gold paragraphs: make eval-reader DATA=squad.json
+	@test -f "$(DATA)" || { echo 'say with what: make eval-reader DATA=squad.json'; exit 2; }
+	@$(TRAINING) quarry_training.evaluate_served --data "$(DATA)" --reader $(READER)
+
+release: pipelines/training/.venv/.ready ## Bind champion reader, champion retriever and the current index into a release
+	@$(STACK) up mlflow
+	@$(TRAINING) quarry_training.release release --home "$(QUARRY_HOME)" --generation "$$(cat $(QUARRY_HOME)/index/current)"
+
+# A new release for running services; before the first reader there is nothing to serve.
+serve:
+	@if test -f $(STAMPS)/reader -o -f $(QUARRY_HOME)/current; then $(MAKE) release && $(STACK) down gateway reader retriever && $(STACK) up; fi
+
+$(STAMPS)/retriever: | pipelines/training/.venv/.ready pipelines/kubeflow/.venv/.ready
+	@$(STACK) up mlflow
+	$(KUBEFLOW) run publish-retriever --root "$(QUARRY_HOME)/pipelines" mlflow_uri="$$MLFLOW_TRACKING_URI"
+	@mkdir -p $(STAMPS) && $(TRAINING) quarry_training.release fetch --home "$(QUARRY_HOME)" --retriever models:/retriever@champion > $@.json
+	@python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["folder"])' $@.json > $@
+
+$(STAMPS)/examples: $(wildcard examples/documents/*) $(STAMPS)/retriever
+	$(INGEST) examples/documents --home "$(QUARRY_HOME)" --model-dir "$$(cat $(STAMPS)/retriever)"
+	@touch $@
+
+$(STAMPS)/reader: examples/questions/train.json examples/questions/dev.json pipelines/training/models/base-reader/weights.safetensors
+	@$(STACK) up mlflow
+	$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" data="$(CURDIR)/examples/questions/train.json" \
+	  held_out="$(CURDIR)/examples/questions/dev.json" mlflow_uri="$$MLFLOW_TRACKING_URI" max_seconds=240
+	@mkdir -p $(STAMPS) && touch $@
 
 ##@ Working on it
 
-help: ## This list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z_-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+envs: $(P:%=%/.venv/.ready) ## Environments of all projects, or of P="services/reader"
+
+test: $(P:%=%/.venv/.ready) $(if $(filter-out $(P),$(PROJECTS)),,$(WRAPPERS:%=%/.venv/.ready)) ## Every test, or those of P="services/reader"
+	@for p in $(P); do echo "== $$p"; (cd $$p && .venv/bin/python -m pytest) || exit 1; done
+
+lint: $(P:%=%/.venv/.ready) ## ruff and mypy --strict over all src/
+	@for p in $(P); do echo "== $$p"; (cd $$p && .venv/bin/ruff check . && { test ! -d src || .venv/bin/mypy src; }) || exit 1; done
+	@services/contract/.venv/bin/ruff check local && services/contract/.venv/bin/mypy --strict local
+
+bench: services/reader/.venv/.ready ## Ratios against peers and against raw ONNX Runtime, each from one run
+	@for b in $(wildcard services/*/bench/*.py); do (cd $$(dirname $$(dirname $$b)) && .venv/bin/python bench/$$(basename $$b)) || exit 1; done
+
+base-reader: pipelines/training/.venv/.ready ## Train the base reader anew from the public sets: make base-reader SETS=dir (hours)
+	@test -d "$(SETS)" || { echo 'say where the public sets are: make base-reader SETS=dir (docs/models/base-reader.md names them)'; exit 2; }
+	$(TRAINING) quarry_training.base_reader --sets "$(SETS)" --work "$(QUARRY_HOME)/base-reader"
+
+lock: | $(UV) ## Resolve the pinned requirements of all projects, or of P, anew
+	@for p in $(P); do (cd $$p && $(UV) pip compile --quiet --no-header --no-emit-index-url --no-emit-find-links --python-version $$(cat .python-version) \
+	  --no-emit-package quarry-contract --no-emit-package quarry-runtime --no-emit-package quarry-reader --no-emit-package quarry-retriever \
+	  --extra dev pyproject.toml -o requirements.lock && sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock); done
+
+clean: down ## Remove state and environments
+	rm -rf "$(QUARRY_HOME)" $(addsuffix /.venv,$(PROJECTS) $(WRAPPERS))
 
 $(UV):
-	python3 -m venv $(TOOLS)/uv && $(TOOLS)/uv/bin/pip install --quiet uv==$(UV_VERSION)
+	@python3 -m venv $(TOOLS)/uv && $(TOOLS)/uv/bin/pip install --quiet uv==$(UV_VERSION)
 
 # One environment per project, from its own lock; the sibling projects it names come from the clone.
 %/.venv/.ready: %/requirements.lock %/pyproject.toml %/.python-version | $(UV)
-	cd $* && $(UV) venv --quiet --clear --python $$(cat .python-version) .venv
-	cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
+	@echo "environment of $*"
+	@cd $* && $(UV) venv --quiet --clear --python $$(cat .python-version) .venv
+	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-envs: $(P:%=%/.venv/.ready) ## Environments of all projects, or of P="services/reader"
-
-lock: | $(UV) ## Resolve the pinned requirements of all projects, or of P, anew
-	for p in $(P); do (cd $$p && $(UV) pip compile --quiet --no-header --no-emit-index-url --no-emit-find-links --python-version $$(cat .python-version) \
-	  --no-emit-package quarry-contract --no-emit-package quarry-runtime --extra dev pyproject.toml -o requirements.lock && sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock); done
-
-.PHONY: help envs lock
+.PHONY: help demo up down ask ingest train eval eval-reader release serve envs test lint bench base-reader lock clean
+.SECONDARY:

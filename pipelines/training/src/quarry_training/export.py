@@ -6,6 +6,7 @@ Every export is checked: ONNX Runtime must give PyTorch's numbers, or nothing is
 import argparse
 import json
 import subprocess
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +20,12 @@ from torch import nn
 from transformers import AutoModel, AutoModelForQuestionAnswering
 
 from .base import PACKAGED
-from .features import MAX_QUESTION_TOKENS, MAX_TOKENS, STRIDE
+from .features import MAX_QUESTION_TOKENS, MAX_TOKENS, STRIDE, positions
 from .predict import MAX_ANSWER_TOKENS
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 PARITY_TOLERANCE = 1e-3
 ENCODER_MAX_TOKENS = 256
-OPSET = 17
 
 
 class ExportError(Exception):
@@ -65,6 +65,7 @@ def export_reader(
     Raises:
         ExportError: ONNX Runtime and PyTorch disagree by more than PARITY_TOLERANCE on any logit.
     """
+    max_tokens = min(MAX_TOKENS, positions(_config(model)))
     difference = _export(SpanReader(model), out / "model.onnx", ("start_logits", "end_logits"))
     return _finish(
         out,
@@ -74,8 +75,8 @@ def export_reader(
             "name": "reader",
             "kind": "reader",
             "base": base,
-            "max_tokens": min(MAX_TOKENS, _positions(model)),
-            "stride": STRIDE,
+            "max_tokens": max_tokens,
+            "stride": min(STRIDE, max_tokens // 3),
             "max_question_tokens": MAX_QUESTION_TOKENS,
             "max_answer_tokens": MAX_ANSWER_TOKENS,
             "calibration": calibration,
@@ -101,7 +102,7 @@ def export_retriever(base_dir: Path, out: Path, base: str) -> ModelManifest:
             "name": "retriever",
             "kind": "retriever",
             "base": base,
-            "max_tokens": min(ENCODER_MAX_TOKENS, _positions(model)),
+            "max_tokens": min(ENCODER_MAX_TOKENS, positions(_config(model))),
             "dimension": int(model.config.hidden_size),
             "question_encoder": "encoder.onnx",
             "passage_encoder": "encoder.onnx",
@@ -110,34 +111,37 @@ def export_retriever(base_dir: Path, out: Path, base: str) -> ModelManifest:
     )
 
 
-def _positions(model: nn.Module) -> int:
+def _config(model: nn.Module) -> dict[str, Any]:
     config: Any = model.config
-    return int(config.max_position_embeddings) - (2 if config.model_type == "roberta" else 0)
+    return dict(config.to_dict())
 
 
 def _export(module: nn.Module, path: Path, outputs: Sequence[str]) -> float:
     """Export and compare on batches of several shapes; returns the largest difference seen."""
     path.parent.mkdir(parents=True, exist_ok=True)
     module.eval()
-    vocabulary = int(module.model.config.vocab_size)  # type: ignore[union-attr,arg-type]
-    dynamic = {name: {0: "batch", 1: "length"} for name in (*INPUTS, *outputs)}
-    if len(outputs) == 1:
-        dynamic[outputs[0]] = {0: "batch"}
-    with torch.inference_mode():
-        names = {"input_names": list(INPUTS), "output_names": list(outputs), "dynamic_axes": dynamic}
-        torch.onnx.export(module, _sample(2, 16, vocabulary, 0), str(path), opset_version=OPSET, dynamo=False, **names)  # type: ignore[arg-type]
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        worst = 0.0
-        for seed, (batch, length) in enumerate(((1, 7), (3, 33), (2, 180)), start=1):
-            sample = _sample(batch, length, vocabulary, seed)
-            expected = module(*sample)
-            got = session.run(list(outputs), {name: x.numpy() for name, x in zip(INPUTS, sample, strict=True)})
-            for a, b in zip(expected if isinstance(expected, tuple) else (expected,), got, strict=True):
-                worst = max(worst, float(np.abs(a.numpy() - b).max()))
+    config = _config(module.model)  # type: ignore[arg-type]
+    vocabulary, longest = int(config["vocab_size"]), positions(config)
+    batch, length = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("length", min=2, max=longest)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's notes about itself
+        shapes = tuple({0: batch, 1: length} for _ in INPUTS)
+        names = {"input_names": list(INPUTS), "output_names": list(outputs)}
+        program = torch.onnx.export(module, _sample(2, 16, vocabulary, 0), dynamo=True, dynamic_shapes=shapes, verbose=False, **names)  # type: ignore[arg-type]
+        assert program is not None
+        program.save(str(path))
+        worst = max(_difference(module, path, outputs, _sample(b, min(n, longest), vocabulary, n)) for b, n in ((1, 7), (3, 33), (2, 180)))
     if not worst <= PARITY_TOLERANCE:
         path.unlink()
         raise ExportError(f"ONNX and PyTorch differ by {worst:.2g} (at most {PARITY_TOLERANCE:g} is accepted); nothing was exported")
     return worst
+
+
+def _difference(module: nn.Module, path: Path, outputs: Sequence[str], sample: tuple[torch.Tensor, ...]) -> float:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    expected = module(*sample)
+    got = session.run(list(outputs), {name: x.numpy() for name, x in zip(INPUTS, sample, strict=True)})
+    return max(float(np.abs(a.numpy() - b).max()) for a, b in zip(expected if isinstance(expected, tuple) else (expected,), got, strict=True))
 
 
 def _sample(batch: int, length: int, vocabulary: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,8 +1,10 @@
 """Questions and contexts as token windows with answer positions: what the reader is trained on."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -24,19 +26,33 @@ class Feature:
     end: int
 
 
-def load_tokenizer(model_dir: Path, max_tokens: int = MAX_TOKENS) -> Tokenizer:
-    """The model's own tokenizer, cutting only the context, with stride."""
+def load_tokenizer(model_dir: Path, max_tokens: int | None = None) -> Tokenizer:
+    """The model's own tokenizer, cutting only the context, with stride; windows as long as the model's positions allow."""
+    if max_tokens is None:
+        max_tokens = min(MAX_TOKENS, positions(json.loads((model_dir / "config.json").read_text())))
     tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens, stride=STRIDE, strategy="only_second")
+    tokenizer.enable_truncation(max_tokens, stride=min(STRIDE, max_tokens // 3), strategy="only_second")
     return tokenizer
+
+
+def positions(config: Mapping[str, Any]) -> int:
+    """How many tokens a model of this configuration can read; RoBERTa keeps two positions for padding."""
+    return int(config["max_position_embeddings"]) - (2 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else 0)
+
+
+def encode_pair(tokenizer: Tokenizer, question: str, context: str) -> list[Encoding]:
+    """All windows of a question and its context; a question over MAX_QUESTION_TOKENS is cut."""
+    tokens = tokenizer.encode(question, add_special_tokens=False)
+    if len(tokens.ids) > MAX_QUESTION_TOKENS:
+        question = question[: tokens.offsets[MAX_QUESTION_TOKENS - 1][1]]
+    encoded = tokenizer.encode(question, context)
+    return [encoded, *encoded.overflowing]
 
 
 def features(tokenizer: Tokenizer, example: Example, rng: np.random.Generator) -> list[Feature]:
     """The windows of one example: all that hold the answer, and at most one that does not."""
-    question = example.question[:2000]
-    encoded = tokenizer.encode(question, example.context)
-    windows = [_feature(w, example) for w in [encoded, *encoded.overflowing]]
+    windows = [_feature(w, example) for w in encode_pair(tokenizer, example.question, example.context)]
     holding = [w for w in windows if w.end]
     others = [w for w in windows if not w.end]
     if others and (not holding or rng.random() < 0.25):

@@ -87,7 +87,7 @@ def fit(base: Path, examples: Sequence[Example], out: Path, settings: FitSetting
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        bar.set_postfix(loss=f"{np.mean(losses[-100:]):.3f}")
+        bar.set_postfix(loss=f"{np.mean(losses[-100:]):.3f}", refresh=False)
         if (step + 1) % 200 == 0:
             _checkpoint(out, model, optimizer, step + 1, losses)
     save(model, base, out)

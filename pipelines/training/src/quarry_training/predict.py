@@ -10,6 +10,7 @@ import onnxruntime
 import torch
 from tokenizers import Encoding, Tokenizer
 
+from .features import encode_pair
 from .squad import Example
 
 MAX_ANSWER_TOKENS = 48
@@ -59,8 +60,7 @@ def predict(logits: Logits, tokenizer: Tokenizer, examples: Sequence[Example]) -
     """One prediction per example, in order."""
     windows: list[tuple[int, Encoding]] = []
     for i, example in enumerate(examples):
-        encoded = tokenizer.encode(example.question, example.context)
-        windows += [(i, w) for w in [encoded, *encoded.overflowing]]
+        windows += [(i, w) for w in encode_pair(tokenizer, example.question, example.context)]
     best: dict[int, tuple[float, int, int]] = {}
     null: dict[int, float] = {}
     for batch in _by_length(windows):

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from quarry_training.calibrate import Outcome, calibrate, confidence, figures, open_book
+from quarry_training.squad import Example
+
+
+def sample(n: int, seed: int) -> list[Outcome]:
+    """Outcomes whose true probability of being right is sigmoid(0.8 * margin - 1)."""
+    rng = np.random.default_rng(seed)
+    margins = rng.normal(2, 3, n)
+    right = rng.random(n) < 1 / (1 + np.exp(-(0.8 * margins - 1)))
+    answerable = right | (rng.random(n) < 0.6)
+    return [Outcome(bool(a), float(m), bool(r)) for a, m, r in zip(answerable, margins, right, strict=True)]
+
+
+def test_it_finds_the_true_probabilities() -> None:
+    fitted = calibrate(sample(20_000, 1), min_answered=0.9)
+    assert fitted.slope == pytest.approx(0.8, abs=0.05)
+    assert fitted.bias == pytest.approx(-1, abs=0.1)
+
+
+def test_calibration_holds_on_other_data() -> None:
+    fitted = calibrate(sample(4_000, 1), min_answered=0.9)
+    found = figures(sample(4_000, 2), fitted)
+    assert found["ece"] < 0.04
+    assert found["answered_of_answerable"] == pytest.approx(0.9, abs=0.03)
+    assert found["abstained_of_unanswerable"] > 0.2  # 0.1 is chance
+
+
+def test_confidence_grows_with_the_margin_and_stays_a_probability() -> None:
+    values = [confidence(m, 0.5, 0.1) for m in (-50, -1, 0, 1, 50)]
+    assert values == sorted(values)
+    assert 0 <= values[0] < values[-1] <= 1
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_outcomes_that_teach_nothing_are_refused(right: bool) -> None:
+    with pytest.raises(ValueError, match="needs right and wrong answers"):
+        calibrate([Outcome(True, 1.0, right)] * 5, 0.9)
+
+
+def test_a_margin_that_says_nothing_is_refused() -> None:
+    wrong_way = [Outcome(True, -5.0, True)] * 50 + [Outcome(True, 5.0, False)] * 50
+    with pytest.raises(ValueError, match="not trained"):
+        calibrate(wrong_way, 0.9)
+
+
+def test_open_book_puts_the_most_similar_context_first() -> None:
+    contexts = ["the crane lifts steel", "the pump moves concrete", "scaffold boards and ties"]
+    [book] = open_book([Example("1", "", "What does the concrete pump move?", "x", ())], contexts, passages=2)
+    assert book[0].context == contexts[1]
+    assert len(book) == 2

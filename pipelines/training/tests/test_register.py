@@ -1,0 +1,95 @@
+"""Register, fetch and release against a real MLflow server."""
+
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from quarry_contract.manifests import (
+    INDEX_MANIFEST,
+    MODEL_MANIFEST,
+    Calibration,
+    Chunker,
+    IndexManifest,
+    ManifestError,
+    ModelManifest,
+    read_manifest,
+    write_manifest,
+)
+from transformers import AutoModelForQuestionAnswering
+
+from quarry_training import export
+from quarry_training.register import register
+from quarry_training.release import fetch, release
+
+
+@pytest.fixture(scope="module")
+def artefacts(tiny_reader: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("artefacts")
+    model = AutoModelForQuestionAnswering.from_pretrained(str(tiny_reader))
+    export.export_reader(model, tiny_reader, folder / "reader", "tiny", Calibration(0.5, 0.0, 0.4), {"ece": 0.1}, "a" * 64)
+    export.export_retriever(tiny_encoder, folder / "retriever", "tiny")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def tracking(mlflow_server: str) -> None:
+    mlflow.set_tracking_uri(mlflow_server)
+
+
+def index(home: Path, generation: str, encoder_digest: str) -> None:
+    (home / "index" / generation).mkdir(parents=True)
+    chunker = Chunker("sentences", 1, 200, 1)
+    manifest = IndexManifest(generation, "2026-01-01T00:00:00+00:00", encoder_digest, 32, chunker, 1, 1, {}, "canary", (0.0,) * 32)
+    write_manifest(home / "index" / generation / INDEX_MANIFEST, manifest)
+
+
+def test_a_registered_model_comes_back_whole_by_version_and_alias(artefacts: Path, tmp_path: Path) -> None:
+    (tmp_path / "plot.png").write_bytes(b"png")
+    uri = register(artefacts / "reader", "champion", {"seed": 1}, {"eval_f1": 80.5}, [tmp_path / "plot.png"], [2.0, 1.0])
+    fetched, folder = fetch("models:/reader@champion", tmp_path)
+    assert fetched == uri
+    manifest = read_manifest(folder / MODEL_MANIFEST, ModelManifest)
+    assert manifest.digest == read_manifest(artefacts / "reader" / MODEL_MANIFEST, ModelManifest).digest
+    version = MlflowClient().get_model_version_by_alias("reader", "champion")
+    run = MlflowClient().get_run(version.run_id)
+    assert version.tags["model_digest"] == manifest.digest
+    assert run.data.params["seed"] == "1"
+    assert run.data.metrics["eval_f1"] == 80.5
+    assert [f.path for f in MlflowClient().list_artifacts(version.run_id, "reports")] == ["reports/plot.png"]
+
+
+def test_the_alias_moves_and_old_versions_stay(artefacts: Path, tmp_path: Path) -> None:
+    first = register(artefacts / "reader", "champion", {}, {}, [], [])
+    second = register(artefacts / "reader", "champion", {}, {}, [], [])
+    assert first != second == fetch("models:/reader@champion", tmp_path)[0]
+    assert fetch(first, tmp_path)[0] == first
+
+
+def test_a_damaged_artefact_is_not_registered(artefacts: Path, tmp_path: Path) -> None:
+    shutil.copytree(artefacts / "reader", tmp_path / "bad")
+    (tmp_path / "bad" / "tokenizer.json").write_text("{}")
+    before = len(MlflowClient().search_model_versions("name='reader'"))
+    with pytest.raises(ManifestError):
+        register(tmp_path / "bad", "champion", {}, {}, [], [])
+    assert len(MlflowClient().search_model_versions("name='reader'")) == before
+
+
+def test_a_release_binds_what_belongs_together(artefacts: Path, tmp_path: Path) -> None:
+    reader, retriever = (register(artefacts / name, "champion", {}, {}, [], []) for name in ("reader", "retriever"))
+    index(tmp_path, "g1", read_manifest(artefacts / "retriever" / MODEL_MANIFEST, ModelManifest).digest)
+    made = release(tmp_path, "models:/reader@champion", "models:/retriever@champion", "g1")
+    assert (made.reader, made.retriever, made.threshold) == (reader, retriever, 0.4)
+    assert (tmp_path / "current").read_text() == made.release_id
+    again = release(tmp_path, reader, retriever, "g1")
+    assert again.release_id == made.release_id
+
+
+def test_an_index_of_another_encoder_is_not_released(artefacts: Path, tmp_path: Path) -> None:
+    for name in ("reader", "retriever"):
+        register(artefacts / name, "champion", {}, {}, [], [])
+    index(tmp_path, "g2", "f" * 64)
+    with pytest.raises(ManifestError, match="encoded by another retriever"):
+        release(tmp_path, "models:/reader@champion", "models:/retriever@champion", "g2")
+    assert not (tmp_path / "current").exists()
