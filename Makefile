@@ -67,7 +67,7 @@ ingest: pipelines/ingestion/.venv/.ready $(SERVING:%=%/.venv/.ready) ## Put a fo
 train: $(PIPELINES:%=%/.venv/.ready) ## Fine-tune, register and serve a reader: make train DATA=squad.json [BASE=quarry-base] [EPOCHS=2] [RATE=3e-5]
 	@test -f "$(DATA)" || { echo 'say on what: make train DATA=squad.json'; exit 2; }
 	@$(STACK) up mlflow
-	$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" data="$(abspath $(DATA))" mlflow_uri="$$MLFLOW_TRACKING_URI" \
+	$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" --set data="$(abspath $(DATA))" mlflow_uri="$$MLFLOW_TRACKING_URI" \
 	  base="$(or $(BASE),quarry-base)" epochs=$(or $(EPOCHS),2) learning_rate=$(or $(RATE),3e-5)
 	@$(MAKE) serve
 
@@ -90,7 +90,7 @@ serve:
 
 $(STAMPS)/retriever: | pipelines/training/.venv/.ready pipelines/kubeflow/.venv/.ready
 	@$(STACK) up mlflow
-	$(KUBEFLOW) run publish-retriever --root "$(QUARRY_HOME)/pipelines" mlflow_uri="$$MLFLOW_TRACKING_URI"
+	$(KUBEFLOW) run publish-retriever --root "$(QUARRY_HOME)/pipelines" --set mlflow_uri="$$MLFLOW_TRACKING_URI"
 	@mkdir -p $(STAMPS) && $(TRAINING) quarry_training.release fetch --home "$(QUARRY_HOME)" --retriever models:/retriever@champion > $@.json
 	@python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["folder"])' $@.json > $@
 
@@ -100,7 +100,7 @@ $(STAMPS)/examples: $(wildcard examples/documents/*) $(STAMPS)/retriever
 
 $(STAMPS)/reader: examples/questions/train.json examples/questions/dev.json pipelines/training/models/base-reader/weights.safetensors
 	@$(STACK) up mlflow
-	$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" data="$(CURDIR)/examples/questions/train.json" \
+	$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" --set data="$(CURDIR)/examples/questions/train.json" \
 	  held_out="$(CURDIR)/examples/questions/dev.json" mlflow_uri="$$MLFLOW_TRACKING_URI" max_seconds=240
 	@mkdir -p $(STAMPS) && touch $@
 

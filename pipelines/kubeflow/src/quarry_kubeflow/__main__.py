@@ -1,4 +1,4 @@
-"""`python -m quarry_kubeflow compile` writes the pipelines' YAML beside their source; `run NAME --root DIR key=value ...` runs one locally."""
+"""`python -m quarry_kubeflow compile` writes the pipelines' YAML beside their source; `run NAME --root DIR --set key=value ...` runs one locally."""
 
 import argparse
 import sys
@@ -42,13 +42,13 @@ def main() -> None:
     runner = verbs.add_parser("run")
     runner.add_argument("name", choices=sorted(PIPELINES))
     runner.add_argument("--root", type=Path, required=True, help="where the steps' outputs go")
-    runner.add_argument("arguments", nargs="*", metavar="key=value")
+    runner.add_argument("--set", nargs="*", default=[], metavar="key=value", help="the pipeline's inputs")
     args = parser.parse_args()
     if args.verb == "compile":
         print(*compile_all(Path(__file__).parent), sep="\n")
         return
     try:
-        print(run(args.name, args.root, dict(a.split("=", 1) for a in args.arguments)))
+        print(run(args.name, args.root, dict(a.split("=", 1) for a in args.set)))
     except RuntimeError as error:
         sys.exit(f"{args.name} failed: {error}")
 

@@ -1,0 +1,68 @@
+"""Train Quarry's base reader anew: two passes over the data of `mix`, two seeds averaged, packed in half precision.
+
+Averaging the weights of runs that share their beginning: Wortsman et al. 2022, "Model soups".
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForQuestionAnswering
+
+from . import mix, scoring, squad
+from .base import PACKAGED, pack_base_reader
+from .features import load_tokenizer
+from .fit import FitSettings, fit, save
+from .predict import predict, torch_logits
+
+QUESTIONS = Path(__file__).parents[2] / "data" / "wikipedia-questions.jsonl"
+STAGE_ONE = FitSettings(learning_rate=2.2e-4, batch_size=16, epochs=1.0)
+STAGE_TWO = FitSettings(learning_rate=2e-4, batch_size=16, epochs=2.0)
+SEEDS = (17, 18)
+QUESTIONS_PER_SENTENCE = 24
+
+
+def average(folders: Sequence[Path]) -> torch.nn.Module:
+    """A model whose weights are the mean of those in `folders`."""
+    models = [AutoModelForQuestionAnswering.from_pretrained(str(f), local_files_only=True) for f in folders]
+    states = [m.state_dict() for m in models]
+    models[0].load_state_dict({name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]})
+    model: torch.nn.Module = models[0]
+    return model
+
+
+def score(folder: Path, sets: Path) -> dict[str, float]:
+    """Exact match and F1 (percent) on the held-out Wikipedia paragraphs."""
+    _, held_out = squad.split(squad.load(sets / "squad-paraphrased.json"), mix.HELD_OUT_PERCENT)
+    model = AutoModelForQuestionAnswering.from_pretrained(str(folder), local_files_only=True)
+    found = predict(torch_logits(model), load_tokenizer(folder), held_out)
+    gold = [[text for text, _ in p.example.answers] for p in found]
+    exact = sum(scoring.exact_match(p.text, g) for p, g in zip(found, gold, strict=True))
+    total = sum(scoring.f1(p.text, g) for p, g in zip(found, gold, strict=True))
+    return {"questions": len(found), "exact_match": 100 * exact / len(found), "f1": 100 * total / len(found)}
+
+
+def main() -> None:
+    """`python -m quarry_training.base_reader --sets DIR --work DIR`: resumes where a killed run stood."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sets", type=Path, required=True, help="folder with qamr-a, qamr-b, policyqa-dev, covid-qa and squad-paraphrased .json")
+    parser.add_argument("--work", type=Path, required=True)
+    args = parser.parse_args()
+    first = args.work / "sentences"
+    if not (first / "fit.json").exists():
+        fit(PACKAGED, mix.sentences(args.sets, QUESTIONS_PER_SENTENCE), first, STAGE_ONE)
+    examples = mix.paragraphs(args.sets, QUESTIONS, mix.MixSettings())
+    runs = [args.work / f"paragraphs-{seed}" for seed in SEEDS]
+    for seed, run in zip(SEEDS, runs, strict=True):
+        if not (run / "fit.json").exists():
+            fit(first, examples, run, FitSettings(**{**vars(STAGE_TWO), "seed": seed}))
+    averaged = average(runs)
+    save(averaged, first, args.work / "averaged")
+    pack_base_reader(averaged)
+    print(json.dumps({run.name: score(run, args.sets) for run in [first, *runs, args.work / "averaged"]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
