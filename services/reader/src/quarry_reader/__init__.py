@@ -1,0 +1,1 @@
+"""The span reader: finds the answer's exact words in passages."""

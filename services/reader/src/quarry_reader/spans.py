@@ -1,0 +1,92 @@
+"""Logits to answers: best spans per passage, merged, joined across passages, ranked by raw logits."""
+
+import math
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from quarry_contract.manifests import Calibration
+from quarry_contract.messages import Evidence, ReadPassage, Span
+from quarry_runtime.session import Array
+
+from .windows import Window
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A span of one passage, in the passage's characters."""
+
+    passage: int
+    start: int
+    end: int
+    score: float
+    null_score: float  # of its passage: the lowest over its windows
+
+
+def candidates(windows: Sequence[Window], outputs: Sequence[Sequence[Array]], max_answer_tokens: int, per_window: int) -> list[Candidate]:
+    """The best spans of every window. `outputs[i]` are start and end logits of window i, each (tokens,)."""
+    null: dict[int, float] = {}
+    for window, (start, end) in zip(windows, outputs, strict=True):
+        null[window.passage] = min(null.get(window.passage, math.inf), float(start[0] + end[0]))
+    found = []
+    for window, (start, end) in zip(windows, outputs, strict=True):
+        inside = slice(window.first, window.first + len(window.offsets))
+        for score, first, last in best_spans(start[inside], end[inside], max_answer_tokens, per_window):
+            a, b = window.offsets[first][0], window.offsets[last][1]
+            if a < b:
+                found.append(Candidate(window.passage, a, b, score, null[window.passage]))
+    return found
+
+
+def best_spans(start: Array, end: Array, max_tokens: int, count: int) -> list[tuple[float, int, int]]:
+    """The `count` best (start[i] + end[j], i, j) with i <= j < i + max_tokens, best first; one span per first token."""
+    n = len(start)
+    if n == 0:
+        return []
+    width = min(max_tokens, n)
+    padded = np.concatenate([end, np.full(width - 1, -np.inf, end.dtype)])
+    banded = np.lib.stride_tricks.sliding_window_view(padded, width)
+    totals = start + banded.max(axis=1)
+    firsts = np.argsort(-totals, kind="stable")[:count]
+    return [(float(totals[i]), int(i), int(i + banded[i].argmax())) for i in firsts]
+
+
+def rank_score(candidate: Candidate) -> float:
+    """What answers are ordered by, across passages: the raw start + end logit, never a per-window softmax."""
+    return candidate.score
+
+
+def confidence(margin: float, calibration: Calibration) -> float:
+    """Calibrated probability that an answer with this margin over the null score is right."""
+    z = calibration.slope * margin + calibration.bias
+    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+
+
+def normalised(text: str) -> str:
+    """The text as SQuAD compares it; when nothing is left of it, the text itself."""
+    bare = " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    return bare or text
+
+
+def answers(found: Sequence[Candidate], passages: Sequence[ReadPassage], calibration: Calibration, top_k: int) -> list[Span]:
+    """The `top_k` best answers: overlapping spans merged into the best, the same words elsewhere joined as further evidence."""
+    kept: list[Candidate] = []
+    by_text: dict[str, list[Candidate]] = {}
+    for candidate in sorted(found, key=lambda c: (-rank_score(c), c.passage, c.start, c.end)):
+        if any(c.passage == candidate.passage and c.start < candidate.end and candidate.start < c.end for c in kept):
+            continue
+        kept.append(candidate)
+        by_text.setdefault(normalised(passages[candidate.passage].text[candidate.start : candidate.end]), []).append(candidate)
+    return [_span(group, passages, calibration) for group in list(by_text.values())[:top_k]]
+
+
+def _span(group: Sequence[Candidate], passages: Sequence[ReadPassage], calibration: Calibration) -> Span:
+    best = group[0]
+    evidence = tuple(Evidence(passages[c.passage].passage_id, c.start, c.end) for c in group)
+    sure = confidence(best.score - best.null_score, calibration)
+    return Span(passages[best.passage].text[best.start : best.end], best.score, sure, evidence)
