@@ -1,0 +1,1 @@
+"""Documents in, index generation out: plain functions and a command line."""

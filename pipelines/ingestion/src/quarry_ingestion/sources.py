@@ -1,0 +1,37 @@
+"""Where documents come from. A folder now; S3 will be another function that yields the same."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class SourceError(Exception):
+    """The source cannot be read at all; the message says what to do."""
+
+
+def files(root: Path) -> Iterator[Path]:
+    """Every file under `root`, hidden ones and links left out, in a stable order.
+
+    Raises:
+        SourceError: it is not a folder.
+    """
+    if str(root).startswith("s3:/"):
+        raise SourceError("s3:// prefixes are not read yet: copy the objects into a folder and give that")
+    if not root.is_dir():
+        raise SourceError(f"{root} is not a folder")
+    found = sorted(p for p in root.rglob("*") if p.is_file() and not p.is_symlink())
+    yield from (p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
+
+
+def folders(home: Path, added: Path) -> list[Path]:
+    """All folders in the index, `added` among them: one generation holds what every `ingest` so far brought."""
+    register = home / "sources.json"
+    known = [Path(p) for p in json.loads(register.read_text())] if register.exists() else []
+    return [p for p in known if p.is_dir() and p != added] + [added]
+
+
+def remember(home: Path, roots: list[Path]) -> None:
+    """Keep the list of folders for the next time."""
+    partial = home / "sources.tmp"
+    partial.write_text(json.dumps([str(p) for p in roots], indent=1))
+    partial.replace(home / "sources.json")
