@@ -1,0 +1,1 @@
+"""The retriever: finds the passages that may answer a question."""
