@@ -126,12 +126,17 @@ class Index:
         """The passages of these rows, in order."""
         with self._connect() as database:
             found = [database.execute(_PASSAGE, (row + 1,)).fetchone() for row in rows]
-        return [Passage(*row[:9], json.loads(row[9])) for row in found]
+        return [_passage(row) for row in found]
 
     def documents(self, ranges: Sequence[TextRange]) -> list[DocumentText | None]:
         """The words of each range; None where there is no such document or version."""
         with self._connect() as database:
             return [_words(database.execute(_DOCUMENT, (r.document_id,)).fetchone(), r) for r in ranges]
+
+
+def _passage(row: Any) -> Passage:
+    *columns, metadata = row
+    return Passage(*columns, json.loads(metadata))
 
 
 def _words(row: Any, wanted: TextRange) -> DocumentText | None:

@@ -1,5 +1,6 @@
 """BM25 and TF-IDF over the passages' words, built at load: the words are the only truth they need."""
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,6 +10,8 @@ import numpy as np
 import Stemmer
 from quarry_runtime.session import Array
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 # Codes, decimals and units stay whole ("c32/40", "ms-014", "3.1"), and give their parts too.
 _WORD = re.compile(r"[^\W_]+(?:[./:-][^\W_]+)*")
