@@ -135,8 +135,8 @@ class Index:
 
 
 def _passage(row: Any) -> Passage:
-    *columns, metadata = row
-    return Passage(*columns, json.loads(metadata))
+    identity, document, version, title, start, end, text, page, section, metadata = row
+    return Passage(identity, document, version, title, start, end, text, page, section, json.loads(metadata))
 
 
 def _words(row: Any, wanted: TextRange) -> DocumentText | None:
