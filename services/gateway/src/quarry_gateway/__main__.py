@@ -1,0 +1,5 @@
+"""`python -m quarry_gateway`."""
+
+from .app import main
+
+main()

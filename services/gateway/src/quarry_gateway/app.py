@@ -1,0 +1,186 @@
+"""Wires the application together; the only place that knows everything."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
+from fastapi.staticfiles import StaticFiles
+from quarry_contract.errors import ErrorCode, QuarryError
+from quarry_contract.manifests import ManifestError
+from quarry_contract.messages import HEADER_REQUEST_ID
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from . import openapi
+from .routes import elapsed_ms, problem, request_id, router
+from .service import Gateway, PipelineError
+from .settings import Settings
+from .telemetry import Metrics, configure_logging, log
+
+TITLE = "Quarry"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application.
+
+    Raises:
+        ManifestError, PipelineError: the release or the pipeline cannot be used.
+    """
+    gateway = Gateway(settings, Metrics())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await gateway.close()
+
+    app = FastAPI(title=TITLE, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.gateway = gateway
+    app.include_router(router)
+    app.add_exception_handler(QuarryError, _quarry_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_middleware(Observed, metrics=gateway.metrics)
+    _add_docs(app)
+    return app
+
+
+def _add_docs(app: FastAPI) -> None:
+    """/docs from files of this image: it works without the internet."""
+    app.mount("/docs-files", StaticFiles(directory=str(files("fastapi_swagger.resources"))))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        script, style, icon = (f"/docs-files/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"))
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json", title=TITLE, swagger_js_url=script, swagger_css_url=style, swagger_favicon_url=icon
+        )
+
+    def schema() -> dict[str, Any]:
+        if not app.openapi_schema:
+            text = "Answers from documents: the exact words, the place they stand, and a calibrated confidence."
+            described = get_openapi(title=TITLE, version="1", description=text, routes=app.routes)
+            described.setdefault("components", {})["schemas"] = openapi.schemas()
+            app.openapi_schema = described
+        return app.openapi_schema
+
+    app.openapi = schema  # type: ignore[method-assign]
+
+
+class Observed:
+    """Around every request: its clock and id, the id in the reply, one log line, the metrics; and no traceback ever gets out."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        request.state.began = time.monotonic()
+        identity = request_id(request)
+        status = 500
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (HEADER_REQUEST_ID.lower().encode(), identity.encode())]
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:
+            if status != 500:
+                raise  # the reply has begun: only the connection can still fail
+            log.error("unexpected error", exc_info=error, extra={"fields": {"http.request.id": identity}})
+            await problem(request, QuarryError(ErrorCode.INTERNAL))(scope, receive, sending)
+        finally:
+            self._metrics.in_flight.dec()
+            self._record(request, status, identity)
+
+    def _record(self, request: Request, status: int, identity: str) -> None:
+        route = getattr(request.scope.get("route"), "path", "none")
+        self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.seconds.labels(route).observe(elapsed_ms(request) / 1000)
+        call = getattr(request.state, "call", None)
+        hops = {f"quarry.{name}_ms": round(1000 * seconds, 1) for name, seconds in (call.hops if call else {}).items()}
+        entry = {"http.request.method": request.method, "http.route": route, "http.response.status_code": status, "http.request.id": identity}
+        log.info("request", extra={"fields": {**entry, "event.duration_ms": round(elapsed_ms(request), 1), **hops}})
+
+
+async def _quarry_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, QuarryError)
+    if error.code is ErrorCode.INTERNAL:
+        log.error("internal error", exc_info=error.__cause__ or error, extra={"fields": {"http.request.id": request_id(request)}})
+    return problem(request, error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}.get(error.status_code, ErrorCode.INVALID_REQUEST)
+    return problem(request, QuarryError(code))
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)
+
+
+class Server(uvicorn.Server):
+    """Stops truthfully: not ready at once, still serving for the lame-duck time, then draining."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM or SIGINT."""
+        again, self._gateway.stopping = self._gateway.stopping, True
+        wait = self._gateway.settings.lame_duck_sec
+        if again or not wait:
+            self._stop(sig, frame)
+        else:
+            asyncio.get_running_loop().call_later(wait, self._stop, sig, frame)
+
+    def _stop(self, sig: int, frame: Any) -> None:
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()  # uvicorn would raise them again at the end; a drained server exits 0
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    configure_logging()
+    settings = Settings.from_environment()
+    try:
+        app = create_app(settings)
+    except (ManifestError, PipelineError) as error:
+        sys.exit(f"the gateway cannot start: {error}")
+    config = uvicorn.Config(
+        app,
+        settings.host,
+        settings.port,
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.drain_timeout_sec,
+    )
+    Server(config, app.state.gateway).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The OpenAPI description of each route, made from the contract's own dataclasses."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+from quarry_contract.errors import ErrorCode
+from quarry_contract.manifests import ReleaseManifest
+from quarry_contract.messages import AnswerRequest, AnswerResponse, DocumentText, SearchRequest, SearchResponse
+
+REF = "#/components/schemas/{model}"
+MESSAGES: tuple[Any, ...] = (AnswerRequest, AnswerResponse, SearchRequest, SearchResponse, DocumentText, ReleaseManifest)
+EXAMPLES = {
+    "AnswerRequest": {"question": "At what wind speed does work on the scaffold stop?", "top_k": 3},
+    "SearchRequest": {"question": "curing of the basement walls", "top_k": 5, "retrieval": "hybrid", "filters": {"format": ["pdf", "docx"]}},
+}
+# route -> (request, reply, the errors it may give)
+ROUTES: dict[str, tuple[str | None, str | None, tuple[ErrorCode, ...]]] = {
+    "answers": ("AnswerRequest", "AnswerResponse", tuple(c for c in ErrorCode if c.status not in (401, 404, 405))),
+    "search": ("SearchRequest", "SearchResponse", tuple(c for c in ErrorCode if c.status not in (401, 404, 405, 501))),
+    "document": (None, "DocumentText", tuple(c for c in ErrorCode if c.status not in (401, 405, 413, 415, 501))),
+    "release": (None, "ReleaseManifest", (ErrorCode.INTERNAL,)),
+    "health": (None, None, (ErrorCode.NOT_READY, ErrorCode.INTERNAL)),
+}
+PROBLEM = {
+    "type": "object",
+    "description": "problem+json, RFC 9457",
+    "required": ["type", "title", "status", "code", "detail", "request_id"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string", "enum": [c.code for c in ErrorCode]},
+        "detail": {"type": "string"},
+        "request_id": {"type": "string"},
+    },
+}
+_PARAMETERS = [
+    {"name": "X-Request-Id", "in": "header", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}, "description": "returned with the reply"},
+    {"name": "X-Request-Deadline-Ms", "in": "header", "schema": {"type": "integer", "minimum": 1}, "description": "time allowed, in milliseconds"},
+]
+_RANGE = [
+    {"name": "start", "in": "query", "schema": {"type": "integer", "minimum": 0}, "description": "first character"},
+    {"name": "end", "in": "query", "schema": {"type": "integer", "minimum": 0}, "description": "after the last character"},
+    {"name": "version", "in": "query", "schema": {"type": "string"}, "description": "refuse any other version of the document"},
+]
+
+
+def schemas() -> dict[str, Any]:
+    """JSON schemas of all messages, as strict as the decoder: unknown fields are refused in requests."""
+    _, definitions = TypeAdapter.json_schemas([(m, "validation", TypeAdapter(m)) for m in MESSAGES], ref_template=REF)
+    found: dict[str, Any] = definitions["$defs"]
+    for name, example in EXAMPLES.items():
+        found[name] |= {"additionalProperties": False, "examples": [example]}
+    return {**found, "Problem": PROBLEM}
+
+
+def described(route: str) -> dict[str, Any]:
+    """Keyword arguments for FastAPI's route decorator."""
+    asked, answered, errors = ROUTES[route]
+    responses: dict[int | str, dict[str, Any]] = {200: {"description": "OK", "content": {"application/json": {"schema": _ref(answered)}}}}
+    for code in errors:
+        responses[code.status] = {"description": f"`{code.code}`: {code.title}", "content": {"application/problem+json": {"schema": _ref("Problem")}}}
+    extra: dict[str, Any] = {"parameters": _PARAMETERS + (_RANGE if route == "document" else [])}
+    if asked is not None:
+        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(asked), "example": EXAMPLES[asked]}}}
+    return {"responses": responses, "openapi_extra": extra}
+
+
+def _ref(name: str | None) -> dict[str, Any]:
+    return {"$ref": REF.format(model=name)} if name else {"type": "object"}

@@ -1,0 +1,179 @@
+"""HTTP in, contract messages through, HTTP out."""
+
+import json
+import re
+import time
+import uuid
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from quarry_contract.codec import loads
+from quarry_contract.errors import ErrorCode, QuarryError, invalid
+from quarry_contract.messages import HEADER_DEADLINE_MS, HEADER_REQUEST_ID, AnswerRequest, DocumentRequest, DocumentResponse, SearchRequest, TextRange
+
+from .openapi import described
+from .service import Gateway
+from .upstream import Call
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+MAX_RANGE_CHARS = 100_000
+HOME = """<!doctype html><title>Quarry</title><h1>Quarry</h1><p>Answers from documents, word for word, with the place they stand.
+<p><a href="/docs">The REST interface</a>"""
+
+router = APIRouter()
+
+
+def gateway(request: Request) -> Gateway:
+    """The application's one Gateway."""
+    found: Gateway = request.app.state.gateway
+    return found
+
+
+def request_id(request: Request) -> str:
+    """The caller's request id when it is a sane one, else a new one; the same all through one request."""
+    if not hasattr(request.state, "request_id"):
+        given = request.headers.get(HEADER_REQUEST_ID, "")
+        request.state.request_id = given if REQUEST_ID.match(given) else uuid.uuid4().hex
+    return str(request.state.request_id)
+
+
+def call_of(request: Request) -> Call:
+    """Deadline and identity for the upstream calls of this request.
+
+    Raises:
+        QuarryError: the deadline header is no number, or its time is over.
+    """
+    settings = gateway(request).settings
+    header = request.headers.get(HEADER_DEADLINE_MS)
+    milliseconds = settings.deadline_ms
+    if header is not None:
+        if not re.fullmatch(r"-?\d{1,9}", header):
+            raise invalid(f"{HEADER_DEADLINE_MS} must be a whole number of milliseconds")
+        milliseconds = min(int(header), settings.deadline_max_ms)
+    if milliseconds <= 0:
+        raise QuarryError(ErrorCode.DEADLINE_EXCEEDED)
+    call = gateway(request).call(request.state.began + milliseconds / 1000, request_id(request))
+    request.state.call = call
+    return call
+
+
+async def body_of(request: Request) -> Any:
+    """The JSON body, refused as soon as it is known to be too large.
+
+    Raises:
+        QuarryError: `unsupported_media_type`, `too_large`, `invalid_request`.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise QuarryError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+    limit = gateway(request).settings.max_body_bytes
+    declared = request.headers.get("content-length", "0")
+    parts, size = [], int(declared[:20]) if declared.isdigit() else 0
+    if size <= limit:
+        size = 0
+        async for part in request.stream():
+            parts.append(part)
+            size += len(part)
+            if size > limit:
+                break
+    if size > limit:
+        raise QuarryError(ErrorCode.TOO_LARGE, f"the body is larger than {limit} bytes")
+    return loads(b"".join(parts))
+
+
+def reply(content: dict[str, Any]) -> Response:
+    """A JSON reply, characters as they are."""
+    return Response(json.dumps(content, ensure_ascii=False).encode(), media_type="application/json")
+
+
+@router.post("/v1/answers", **described("answers"))
+async def answers(request: Request) -> Response:
+    """Answer a question in the documents' own words.
+
+    Every answer is checked against its document before it is sent. When none is sure enough, `abstained` is true and `reason` says why.
+    """
+    call = call_of(request)
+    asked = AnswerRequest.from_dict(await body_of(request))
+    return reply((await gateway(request).answer(asked, call)).to_dict())
+
+
+@router.post("/v1/search", **described("search"))
+async def search(request: Request) -> Response:
+    """Find passages, without reading them."""
+    call = call_of(request)
+    asked = SearchRequest.from_dict(await body_of(request))
+    found = await call.retriever.predict({"search": asked.to_dict()}, call)
+    return reply({**found["search"], "request_id": call.request_id})
+
+
+@router.get("/v1/documents/{document_id:path}", **described("document"))
+async def document(request: Request, document_id: str) -> Response:
+    """Words of a document's canonical text, by character offsets; at most 100,000 at once."""
+    call = call_of(request)
+    start = _offset(request, "start", 0)
+    wanted = TextRange.from_dict(
+        {"document_id": document_id, "start": start, "end": _offset(request, "end", start + MAX_RANGE_CHARS)}
+        | ({"version": request.query_params["version"]} if "version" in request.query_params else {})
+    )
+    if wanted.end - wanted.start > MAX_RANGE_CHARS:
+        raise invalid(f"end - start must be at most {MAX_RANGE_CHARS}")
+    asked = DocumentRequest((wanted,)).to_dict()
+    found = DocumentResponse.from_dict((await call.retriever.predict({"documents": asked}, call))["documents"]).texts[0]
+    if found is None:
+        raise QuarryError(ErrorCode.NOT_FOUND, "there is no such document, or not in this version")
+    return reply({**found.to_dict(), "request_id": call.request_id})
+
+
+def _offset(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,12}", text):
+        raise invalid(f"{name} must be a whole number, 0 or more")
+    return int(text)
+
+
+@router.get("/v1/releases/current", **described("release"))
+async def current_release(request: Request) -> Response:
+    """The release that answers: reader, retriever, index generation, threshold, evaluation."""
+    return reply({**gateway(request).release.to_dict(), "request_id": request_id(request)})
+
+
+@router.get("/healthz", **described("health"))
+async def healthz() -> Response:
+    """Whether the process lives. Asks nobody else."""
+    return reply({"status": "alive"})
+
+
+@router.get("/readyz", **described("health"))
+async def readyz(request: Request) -> Response:
+    """Whether questions can be answered: both model services are ready, and this process is not stopping."""
+    missing = await gateway(request).missing()
+    if missing:
+        raise QuarryError(ErrorCode.NOT_READY, f"not ready: {', '.join(missing)}", retry_after_sec=1)
+    return reply({"status": "ready"})
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    """Prometheus."""
+    return Response(generate_latest(gateway(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+async def home() -> Response:
+    """A signpost."""
+    return HTMLResponse(HOME)
+
+
+def problem(request: Request, error: QuarryError) -> Response:
+    """problem+json, RFC 9457."""
+    identity = request_id(request)
+    headers = {} if error.retry_after_sec is None else {"Retry-After": str(error.retry_after_sec)}
+    return JSONResponse(error.to_problem(identity), error.code.status, headers, "application/problem+json")
+
+
+def elapsed_ms(request: Request) -> float:
+    """Since the request came in."""
+    return 1000 * (time.monotonic() - float(request.state.began))

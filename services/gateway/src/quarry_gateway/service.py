@@ -1,0 +1,138 @@
+"""What the gateway does with a question: run the pipeline, compose the reply, verify it."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from haystack import Pipeline
+from quarry_contract.errors import ErrorCode, QuarryError
+from quarry_contract.manifests import ReleaseManifest, read_manifest
+from quarry_contract.messages import AnswerRequest, AnswerResponse, DocumentRequest, DocumentResponse
+
+from . import answers
+from .answers import EvidenceMismatch, Findings
+from .components import to_passage
+from .settings import Settings
+from .telemetry import Metrics, log
+from .upstream import CALL, Call, Upstream
+
+READY_TIMEOUT_SEC = 1.0
+ALLOWED_MODULES = ["quarry_gateway.components", "haystack.*", "haystack_integrations.*"]
+
+
+class PipelineError(Exception):
+    """The pipeline's YAML cannot be used; the message says why."""
+
+
+class Gateway:
+    """One release behind one pipeline."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.release = read_manifest(settings.release, ReleaseManifest)
+        self.pipeline = load_pipeline(settings.pipeline)
+        self.retriever = Upstream("retriever", settings.retriever_url, self._observe)
+        self.reader = Upstream("reader", settings.reader_url, self._observe)
+        self.stopping = False
+
+    def _observe(self, name: str, seconds: float) -> None:
+        self.metrics.upstream.labels(name).observe(seconds)
+
+    def call(self, deadline: float, request_id: str) -> Call:
+        """What one request's upstream calls share."""
+        return Call(self.retriever, self.reader, deadline, request_id)
+
+    async def answer(self, request: AnswerRequest, call: Call) -> AnswerResponse:
+        """Answer, verified.
+
+        Raises:
+            QuarryError: as the upstreams; `not_implemented` for modes this release does not have.
+            EvidenceMismatch: a citation does not hold (and nothing is answered).
+        """
+        if request.mode != "extractive" or request.stream:
+            raise QuarryError(ErrorCode.NOT_IMPLEMENTED, 'this release answers with mode "extractive" and stream false only')
+        findings = await self._find(request, call)
+        response = answers.compose(request, findings, self.release.threshold, self.release.release_id, call.request_id)
+        await self._verify(response, call)
+        for what in response.degraded:
+            self.metrics.degraded.labels(what).inc()
+        if response.reason is not None:
+            self.metrics.abstained.labels(response.reason).inc()
+        return response
+
+    async def _find(self, request: AnswerRequest, call: Call) -> Findings:
+        """Run the pipeline under the request's deadline."""
+        inputs = {
+            "retriever": {"query": request.question, "retrieval": request.retrieval, "filters": dict(request.filters)},
+            "reader": {"query": request.question, "top_k": request.top_k},
+        }
+        token = CALL.set(call)
+        try:
+            async with asyncio.timeout(call.remaining_sec()):
+                outputs = await self.pipeline.run_async(inputs, include_outputs_from={"retriever", "reader"})
+        except TimeoutError:
+            raise QuarryError(ErrorCode.DEADLINE_EXCEEDED) from None
+        except Exception as error:
+            raise _cause(error) from error
+        finally:
+            CALL.reset(token)
+        return _findings(outputs)
+
+    async def _verify(self, response: AnswerResponse, call: Call) -> None:
+        wanted = answers.ranges(response)
+        if not wanted:
+            return
+        try:
+            found = await call.retriever.predict({"documents": DocumentRequest(wanted).to_dict()}, call)
+            answers.verify(response, DocumentResponse.from_dict(found["documents"]))
+        except EvidenceMismatch as error:
+            self.metrics.mismatch.inc()
+            log.error("evidence does not hold: %s", error.where, extra={"fields": {"http.request.id": call.request_id}})
+            raise
+
+    async def missing(self) -> list[str]:
+        """What keeps this gateway from answering."""
+        if self.stopping:
+            return ["stopping"]
+        upstreams = (self.retriever, self.reader)
+        ready = await asyncio.gather(*(u.ready(READY_TIMEOUT_SEC) for u in upstreams))
+        return [u.name for u, ok in zip(upstreams, ready, strict=True) if not ok]
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await asyncio.gather(self.retriever.close(), self.reader.close())
+
+
+def load_pipeline(path: Path) -> Pipeline:
+    """The pipeline of a YAML file, with the two components the gateway speaks to.
+
+    Raises:
+        PipelineError: it cannot be read, names modules that are not allowed, or lacks `retriever` or `reader`.
+    """
+    try:
+        pipeline = Pipeline.loads(path.read_text(encoding="utf-8"), allowed_modules=ALLOWED_MODULES)
+    except Exception as error:
+        raise PipelineError(f"{path.name} is not a pipeline this gateway can load: {type(error).__name__}") from error
+    if missing := {"retriever", "reader"} - set(pipeline.graph.nodes):
+        raise PipelineError(f"{path.name} has no component named {' or '.join(sorted(missing))}")
+    return pipeline
+
+
+def _cause(error: BaseException) -> QuarryError:
+    """The QuarryError a component raised, under whatever Haystack wrapped it in."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, QuarryError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return QuarryError(ErrorCode.INTERNAL)
+
+
+def _findings(outputs: Mapping[str, Any]) -> Findings:
+    reader, retriever = outputs.get("reader", {}), outputs["retriever"]
+    documents = reader.get("documents", retriever["documents"])
+    degraded = [*retriever.get("degraded", []), *reader.get("degraded", [])]
+    return Findings([to_passage(d) for d in documents], reader.get("reading"), tuple(degraded))
+
