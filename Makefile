@@ -118,6 +118,9 @@ lint: $(P:%=%/.venv/.ready) ## ruff and mypy --strict over all src/
 bench: services/reader/.venv/.ready ## Ratios against peers and against raw ONNX Runtime, each from one run
 	@for b in $(wildcard services/*/bench/*.py); do (cd $$(dirname $$(dirname $$b)) && .venv/bin/python bench/$$(basename $$b)) || exit 1; done
 
+examples: pipelines/ingestion/.venv/.ready ## Build the sample corpus's PDF and DOCX files and its questions from their sources
+	@cd examples && $(CURDIR)/pipelines/ingestion/.venv/bin/python build.py
+
 base-reader: pipelines/training/.venv/.ready ## Train the base reader anew from the public sets: make base-reader SETS=dir (hours)
 	@test -d "$(SETS)" || { echo 'say where the public sets are: make base-reader SETS=dir (docs/models/base-reader.md names them)'; exit 2; }
 	$(TRAINING) quarry_training.base_reader --sets "$(SETS)" --work "$(QUARRY_HOME)/base-reader"
@@ -140,5 +143,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest train eval eval-reader release serve envs test lint bench base-reader lock clean
+.PHONY: help demo up down ask ingest train eval eval-reader release serve envs test lint bench examples base-reader lock clean
 .SECONDARY:
