@@ -31,6 +31,7 @@ def analyse() -> Analyser:
         ("Café naïve", ["cafe", "naiv"]),
         ("fire plan, Bill Sato", ["fire", "plan", "bill", "sato"]),
         ("the of and", []),
+        ("How many cranes do they have?", ["crane", "have"]),
         ("🏗️ — !", []),
     ],
 )

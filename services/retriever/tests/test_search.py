@@ -60,26 +60,28 @@ def test_lexical_is_every_match_and_nothing_else(searcher: Searcher, index: Inde
     assert expected[0] == "crane.md#0"
 
 
-def test_lexical_reads_titles_and_sections(searcher: Searcher) -> None:
+def test_lexical_reads_names_titles_and_sections(searcher: Searcher) -> None:
+    assert found(searcher, question="minutes.txt", retrieval="bm25", top_k=3) == [f"minutes.txt#{i}" for i in (0, 2, 1)]
     assert found(searcher, question="curing", retrieval="bm25") == ["wall.md#0"]
     assert found(searcher, question="basement", retrieval="tfidf", top_k=9) == [f"wall.md#{i}" for i in (1, 2, 0)]
 
 
 def test_fusion_by_hand() -> None:
-    hits = fuse([np.array([5, 3, 9]), np.array([3, 8, 5])], 10)
-    by_hand = {3: 1 / 62 + 1 / 61, 5: 1 / 61 + 1 / 63, 8: 1 / 62, 9: 1 / 63}
+    hits = fuse([(np.array([5, 3, 9]), 0.6), (np.array([3, 8, 5]), 1.0)], 10)
+    by_hand = {3: 0.6 / 12 + 1 / 11, 5: 0.6 / 11 + 1 / 13, 8: 1 / 12, 9: 0.6 / 13}
     assert hits.rows.tolist() == [3, 5, 8, 9]
+    assert hits.scores.tolist() == pytest.approx([0.140909, 0.131469, 0.083333, 0.046154], abs=1e-6)
     assert hits.scores.tolist() == pytest.approx([by_hand[r] for r in (3, 5, 8, 9)], abs=1e-15)
-    assert fuse([np.array([4, 2]), np.array([2, 4])], 1).rows.tolist() == [2]  # a tie: the first row
-    assert fuse([np.array([], np.int64)] * 2, 3).rows.tolist() == []
+    assert fuse([(np.array([4, 2]), 1.0), (np.array([2, 4]), 1.0)], 1).rows.tolist() == [2]  # a tie: the first row
+    assert fuse([(np.array([], np.int64), 1.0)] * 2, 3).rows.tolist() == []
 
 
 def test_hybrid_is_the_fusion_of_both(searcher: Searcher, index: Index, encoder: Encoder) -> None:
-    rankings = [order(dense_scores(encoder))[:50], order(index.bm25.scores(index.analyse(QUESTION)), 1e-6)[:50]]
+    dense, lexical = order(dense_scores(encoder))[:50], order(index.bm25.scores(index.analyse(QUESTION)), 1e-6)[:50]
     scores: dict[str, float] = {}
-    for ranking in rankings:
+    for ranking, weight in ((dense, 0.6), (lexical, 1.0)):
         for rank, name in enumerate(ranking, 1):
-            scores[name] = scores.get(name, 0) + 1 / (60 + rank)
+            scores[name] = scores.get(name, 0) + weight / (10 + rank)
     names = order([0.0] * len(ROWS))
     expected = sorted(scores, key=lambda n: (-scores[n], names.index(n)))[:8]
     assert found(searcher, retrieval="hybrid", top_k=8) == expected

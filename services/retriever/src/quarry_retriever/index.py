@@ -10,7 +10,7 @@ from quarry_runtime.session import Array
 
 from .filters import Filters
 from .lexical import Analyser, Bm25, TfIdf
-from .passages import PassageStore
+from .passages import PassageStore, Row
 from .vectors import FlatIndex, VectorIndex
 
 CANARY_TOLERANCE = 1e-3
@@ -48,9 +48,13 @@ class Index:
         rows = store.check(manifest.documents, manifest.passages)
         dense = FlatIndex.load(folder / VECTORS, manifest.dimension, manifest.passages)
         analyse = Analyser()
-        # Title and section name the subject that the passage's own words often leave out.
-        terms = [analyse(" \n ".join(part for part in (row.title, row.section, row.text) if part)) for row in rows]
+        terms = [analyse(words(row)) for row in rows]
         return cls(manifest, store, dense, analyse, Bm25(terms), TfIdf(terms), Filters(rows))
+
+
+def words(row: Row) -> str:
+    """What lexical search looks at: file name, title and section name the subject, number and revision that the passage itself leaves out."""
+    return " \n ".join(part for part in (row.document_id, row.title, row.section, row.text) if part)
 
 
 def _check_canary(manifest: IndexManifest, encode_passages: Encode) -> None:

@@ -20,9 +20,12 @@ _PART = re.compile(r"[^\W_]+")
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?\Z")
 _LETTERS_DIGITS = re.compile(r"[^\W\d_]+|\d+")
 
+# How a question asks says nothing of what it asks for; left in, these words pull towards passages that happen to hold them.
+_QUESTION_WORDS = "what which who whom whose when where why how many much do does did".split()
+
 
 class Analyser:
-    """Text to terms, the same for passages and questions: lower case, no accents, English stop words out, Snowball stems.
+    """Text to terms, the same for passages and questions: lower case, no accents, English stop and question words out, Snowball stems.
 
     A token with digits or joints stays whole and also gives its parts, so that "C32/40" is found by "C32/40" (best),
     "C32" and "40", and "MS-014" by "ms 014"; "9,500" is "9500"; letters glued to digits ("8km", "TC1") give both too.
@@ -30,7 +33,7 @@ class Analyser:
 
     def __init__(self) -> None:
         self._stem = Stemmer.Stemmer("english").stemWord
-        self._stop = frozenset(STOPWORDS_EN)
+        self._stop = frozenset([*STOPWORDS_EN, *_QUESTION_WORDS])
 
     def __call__(self, text: str) -> list[str]:
         """The terms, in order, repeats kept."""

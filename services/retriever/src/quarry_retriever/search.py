@@ -12,7 +12,10 @@ from .index import Encode, Index
 from .vectors import Hits, best
 
 log = logging.getLogger("quarry")
-RRF_K = 60  # Cormack, Clarke and Buettcher 2009
+# Reciprocal rank fusion (Cormack, Clarke and Buettcher 2009), with their 60 lowered to 10 and BM25 trusted more: measured on the
+# sample corpus' train and dev questions and on Wikipedia paragraphs, recall@5 0.951 -> 0.991 and 0.955 -> 0.972 (README.md).
+RRF_K = 10
+DENSE_WEIGHT = 0.6
 MIN_CANDIDATES = 50
 NO_SCORE = 1e-6  # a lexical score up to this is no match
 
@@ -65,7 +68,7 @@ class Searcher:
         except QuarryError as error:
             log.error("dense search failed, answered by BM25 alone", exc_info=error.__cause__)
             return Hits(lexical.rows[: request.top_k], lexical.scores[: request.top_k]), ("dense",)
-        return fuse([dense.rows, lexical.rows], request.top_k), ()
+        return fuse([(dense.rows, DENSE_WEIGHT), (lexical.rows, 1.0)], request.top_k), ()
 
 
 def _lexical(scores: Array, top_k: int, allowed: Array | None) -> Hits:
@@ -74,10 +77,10 @@ def _lexical(scores: Array, top_k: int, allowed: Array | None) -> Hits:
     return best(rows, scores[rows], top_k)
 
 
-def fuse(rankings: Sequence[Array], top_k: int) -> Hits:
-    """Reciprocal rank fusion: score = sum over rankings of 1 / (RRF_K + rank), ranks counted from 1."""
+def fuse(rankings: Sequence[tuple[Array, float]], top_k: int) -> Hits:
+    """Weighted reciprocal rank fusion: score = sum over (rows, weight) of weight / (RRF_K + rank), ranks counted from 1."""
     scores: dict[int, float] = {}
-    for ranking in rankings:
+    for ranking, weight in rankings:
         for rank, row in enumerate(ranking.tolist(), start=1):
-            scores[row] = scores.get(row, 0.0) + 1 / (RRF_K + rank)
+            scores[row] = scores.get(row, 0.0) + weight / (RRF_K + rank)
     return best(np.array(list(scores), np.int64), np.array(list(scores.values()), np.float64), top_k)
