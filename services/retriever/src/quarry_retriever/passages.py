@@ -59,7 +59,7 @@ class PassageStore:
 
     def text(self, asked: TextRange) -> DocumentText | None:
         """The words of a range, cut to the document's end; None when there is no such document or version."""
-        top = 2**62  # Python's whole numbers are not bounded, SQLite's are
+        top = 2**31 - 1  # longer than any text SQLite holds; its substr() takes no larger numbers
         start, end = min(asked.start, top), min(asked.end, top)
         row = self._connection().execute(_DOCUMENT, (start, end - start, asked.document_id)).fetchone()
         if row is None or asked.version not in (None, row[0]):
