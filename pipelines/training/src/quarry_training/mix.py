@@ -131,3 +131,17 @@ def _without(example: Example, pool: Sequence[Example], rng: Random) -> Example:
     texts = [a.lower() for a, _ in example.answers]
     others = [e.context for e in rng.sample(pool, 8) if e.context != example.context and not any(t in e.context.lower() for t in texts)]
     return replace(example, id=f"{example.id}-negative", context=" ".join(others[:4]) or "-", answers=())
+
+
+def documents(data_dir: Path, questions: Path, sample: Path, settings: MixSettings) -> list[Example]:
+    """Stage three: working documents (the sample corpus's train split), kept in balance by paragraphs seen before.
+
+    Each sample question comes cropped, whole, and once on a similar passage that does not answer it.
+    """
+    rng = Random(settings.seed + 1)  # noqa: S311
+    ours = _checked(sample)
+    wikipedia, _ = squad.split(_checked(data_dir / "squad-paraphrased.json"), HELD_OUT_PERCENT)
+    own = own_questions(questions, {e.context for e in wikipedia})
+    before = [_crop(e, rng) if rng.random() < settings.crop_share else e for e in wikipedia + rng.sample(own, 2400)]
+    negatives = hard_negatives([e for e in ours if e.answers], rng) + hard_negatives(rng.sample([e for e in own if e.answers], 350), rng)
+    return before + ours + [_crop(e, rng) for e in ours] * 2 + negatives

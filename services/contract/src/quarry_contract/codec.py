@@ -107,6 +107,9 @@ def _scalar(hint: Any, value: Any, path: str) -> Any:
         if not isinstance(value, bool):
             raise invalid(f"{path} must be true or false")
         return value
+    # JSON has one kind of number, and SeldonClient sends them all as doubles: 3.0 is a whole number.
+    if hint is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or (hint is int and not isinstance(value, int)):
         raise invalid(f"{path} must be {'a whole number' if hint is int else 'a number'}")
     try:

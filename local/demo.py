@@ -1,0 +1,24 @@
+"""The end of `make demo`: real questions to the running stack, and where to go on."""
+
+import ask
+import stack
+
+QUESTIONS = [
+    "How deep is the drainage sump SP2 on basement level 2?",
+    "Who is the fire safety coordinator for the site?",
+    "How many of the induction test questions does a new starter have to get right?",
+    "Under revision B of the working at height procedure, how high above the deck did the main guardrail have to be?",
+    "What share of the site's construction waste is allowed to go to landfill?",
+    "How far did the swivel coupler fall from the Tower A west face scaffold?",
+    "What is the active substance on which Slowset R4 is based?",
+    "What is the weekly hire charge for tower crane TC1?",
+]
+
+if __name__ == "__main__":
+    for question in QUESTIONS:
+        ask.show(question, ask.ask(question))
+    _, release = stack.release()
+    print(f"\nServing release {release['release_id']}: {release['reader']}, {release['retriever']}, index {release['index_generation']}.")
+    print(f"Ask your own:    make ask Q=\"...\"   or {stack.url('gateway')}/docs")
+    print(f"Models and runs: {stack.url('mlflow')}")
+    print("Stop it all:     make down")
