@@ -10,9 +10,20 @@ from quarry_contract.errors import ErrorCode, QuarryError
 
 GOLDEN = Path(ms.__file__).parent / "golden"
 PASSAGE = ms.Passage(
-    "9f2c", "ms-014.pdf", "a" * 64, "Erection of tower crane TC1", 120, 168, "Lifting stops at a mean wind speed of 14 m/s. 🏗", 3, "7 Weather", {"format": "pdf"}
+    "9f2c",
+    "ms-014.pdf",
+    "a" * 64,
+    "Erection of tower crane TC1",
+    120,
+    168,
+    "Lifting stops at a mean wind speed of 14 m/s. 🏗",
+    3,
+    "7 Weather",
+    {"format": "pdf"},
 )
-CITATION = ms.Citation("ms-014.pdf", "a" * 64, "Erection of tower crane TC1", 158, 164, "14 m/s", "Lifting stops at a mean wind speed of 14 m/s.", "9f2c", 3, "7 Weather")
+CITATION = ms.Citation(
+    "ms-014.pdf", "a" * 64, "Erection of tower crane TC1", 158, 164, "14 m/s", "Lifting stops at a mean wind speed of 14 m/s.", "9f2c", 3, "7 Weather"
+)
 CHUNKER = mf.Chunker("sentences", 1, 200, 1)
 FILE = mf.FileDigest("b" * 64, 1234)
 EXAMPLES: dict[str, Message] = {
@@ -28,11 +39,29 @@ EXAMPLES: dict[str, Message] = {
     "answer_response": ms.AnswerResponse((ms.Answer("14 m/s", 0.93, 11.5, (CITATION,)),), False, "f8d74ec1693a", "r-1"),
     "abstention": ms.AnswerResponse((), True, "f8d74ec1693a", "r-2", "not_confident"),
     "model_manifest": mf.ModelManifest(
-        "reader", "reader", "quarry-base", "2026-11-23T00:00:00+00:00", {"model.onnx": FILE}, 384, calibration=mf.Calibration(0.6, -1.0, 0.35), metrics={"f1": 80.5}
+        "reader",
+        "reader",
+        "quarry-base",
+        "2026-11-23T00:00:00+00:00",
+        {"model.onnx": FILE},
+        384,
+        calibration=mf.Calibration(0.6, -1.0, 0.35),
+        metrics={"f1": 80.5},
     ),
-    "index_manifest": mf.IndexManifest("c716f9ac051329b9", "2026-11-23T00:00:00+00:00", "d" * 64, 3, CHUNKER, 38, 405, {"passages.db": FILE}, "canary", (0.6, 0.8, 0.0)),
+    "index_manifest": mf.IndexManifest(
+        "c716f9ac051329b9", "2026-11-23T00:00:00+00:00", "d" * 64, 3, CHUNKER, 38, 405, {"passages.db": FILE}, "canary", (0.6, 0.8, 0.0)
+    ),
     "release_manifest": mf.ReleaseManifest(
-        "f8d74ec1693a", "2026-11-23T00:00:00+00:00", "models:/reader/1", "e" * 64, "models:/retriever/1", "d" * 64, "c716f9ac051329b9", CHUNKER, 0.35, {"f1": 80.5}
+        "f8d74ec1693a",
+        "2026-11-23T00:00:00+00:00",
+        "models:/reader/1",
+        "e" * 64,
+        "models:/retriever/1",
+        "d" * 64,
+        "c716f9ac051329b9",
+        CHUNKER,
+        0.35,
+        {"f1": 80.5},
     ),
 }
 

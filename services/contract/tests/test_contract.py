@@ -13,7 +13,9 @@ from quarry_contract.manifests import FileDigest, ManifestError, ModelManifest, 
 
 from .make_golden import EXAMPLES, GOLDEN
 
-MESSAGES: list[type[Message]] = [c for m in (messages, manifests) for c in vars(m).values() if isinstance(c, type) and issubclass(c, Message) and c is not Message]
+MESSAGES: list[type[Message]] = [
+    c for m in (messages, manifests) for c in vars(m).values() if isinstance(c, type) and issubclass(c, Message) and c is not Message
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(alphabet=st.characters()) | st.just("\ud800"),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

@@ -19,6 +19,9 @@ from quarry_contract.messages import (
     TextRange,
 )
 
+# Not the end of a sentence: titles, references and the abbreviations of technical English.
+_ABBREVIATIONS = r"[A-Z]|mr|mrs|ms|dr|prof|no|nos|fig|figs|cl|sec|ref|rev|ext|approx|incl|max|min|vs|etc|e\.g|i\.e|st|ltd|co|inc"
+_ABBREVIATION = re.compile(rf"\b(?:{_ABBREVIATIONS})\.$", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"""[.!?…。！？]["'”’)\]]*\s+(?=[^a-z\s])|\n+""")
 
 
@@ -93,7 +96,7 @@ def _citation(evidence: Evidence, passages: dict[str, Passage]) -> Citation:
 
 def sentence(text: str, start: int, end: int) -> tuple[int, int]:
     """Bounds of the sentence, or sentences, around text[start:end]."""
-    stops = [m.end() for m in _SENTENCE_END.finditer(text)]
+    stops = [m.end() for m in _SENTENCE_END.finditer(text) if "\n" in m.group() or not _ABBREVIATION.search(text, max(0, m.start() - 8), m.start() + 1)]
     first = max((s for s in stops if s <= start), default=0)
     last = min((s for s in stops if s >= end), default=len(text))
     while last > end and text[last - 1].isspace():

@@ -41,7 +41,7 @@ class SeldonRetriever:
             QuarryError: as Upstream.predict.
         """
         call = CALL.get()
-        request = SearchRequest.from_dict({"question": query, "top_k": self.depth, "retrieval": retrieval, "filters": filters or {}})
+        request = SearchRequest(query, self.depth, retrieval, filters or {})  # type: ignore[arg-type] # checked when it came in
         reply = await call.retriever.predict({"search": request.to_dict()}, call)
         found = SearchResponse.from_dict(reply["search"])
         return {"documents": [to_document(p) for p in found.passages], "generation": found.generation, "degraded": list(found.degraded)}

@@ -54,8 +54,13 @@ class Gateway:
         if request.mode != "extractive" or request.stream:
             raise QuarryError(ErrorCode.NOT_IMPLEMENTED, 'this release answers with mode "extractive" and stream false only')
         findings = await self._find(request, call)
-        response = answers.compose(request, findings, self.release.threshold, self.release.release_id, call.request_id)
-        await self._verify(response, call)
+        try:
+            response = answers.compose(request, findings, self.release.threshold, self.release.release_id, call.request_id)
+            await self._verify(response, call)
+        except EvidenceMismatch as error:
+            self.metrics.mismatch.inc()
+            log.error("evidence does not hold: %s", error.where, extra={"fields": {"http.request.id": call.request_id}})
+            raise
         for what in response.degraded:
             self.metrics.degraded.labels(what).inc()
         if response.reason is not None:
@@ -84,13 +89,8 @@ class Gateway:
         wanted = answers.ranges(response)
         if not wanted:
             return
-        try:
-            found = await call.retriever.predict({"documents": DocumentRequest(wanted).to_dict()}, call)
-            answers.verify(response, DocumentResponse.from_dict(found["documents"]))
-        except EvidenceMismatch as error:
-            self.metrics.mismatch.inc()
-            log.error("evidence does not hold: %s", error.where, extra={"fields": {"http.request.id": call.request_id}})
-            raise
+        found = await call.retriever.predict({"documents": DocumentRequest(wanted).to_dict()}, call)
+        answers.verify(response, DocumentResponse.from_dict(found["documents"]))
 
     async def missing(self) -> list[str]:
         """What keeps this gateway from answering."""

@@ -1,0 +1,89 @@
+"""The gateway as a real process over real HTTP: start, bad starts, and stopping under load."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from .conftest import StandIn
+
+
+def start(release: Path, upstream: StandIn, **extra: str) -> "tuple[subprocess.Popen[bytes], str]":
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    values = {"PORT": str(port), "RELEASE": str(release), "READER_URL": upstream.urls["reader"], "RETRIEVER_URL": upstream.urls["retriever"], **extra}
+    environment = os.environ | {f"QUARRY_GATEWAY_{name}": value for name, value in values.items()}
+    return subprocess.Popen([sys.executable, "-m", "quarry_gateway"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT), f"http://127.0.0.1:{port}"
+
+
+def wait_ready(url: str) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("never ready")
+
+
+def test_sigterm_under_load_loses_no_accepted_request(release: Path, upstream: StandIn) -> None:
+    async def slow(_: Any) -> None:
+        await asyncio.sleep(0.3)
+
+    upstream.reader_fault = slow
+    process, url = start(release, upstream)
+    wait_ready(url)
+
+    async def caller(client: httpx.AsyncClient, outcomes: list[str]) -> None:
+        while True:
+            try:
+                outcomes.append(str((await client.post("/v1/answers", json={"question": "When?"})).status_code))
+            except httpx.ConnectError:
+                outcomes.append("refused")
+                return
+
+    async def scenario() -> list[str]:
+        outcomes: list[str] = []
+        limits = httpx.Limits(max_keepalive_connections=0)
+        async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
+            callers = [asyncio.ensure_future(caller(client, outcomes)) for _ in range(12)]
+            await asyncio.sleep(1.2)
+            process.send_signal(signal.SIGTERM)
+            await asyncio.gather(*callers)
+        return outcomes
+
+    outcomes = asyncio.run(scenario())
+    ended = time.monotonic()
+    process.communicate(timeout=20)
+    assert time.monotonic() - ended < 5
+    assert process.returncode == 0
+    assert set(outcomes) == {"200", "refused"}
+    assert outcomes.count("200") >= 12
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ({"RELEASE": "/nowhere/release.json"}, "release.json cannot be read"),
+        ({"PIPELINE": "/nowhere/p.yaml"}, "p.yaml is not a pipeline"),
+        ({"PORT": "eighty"}, "QUARRY_GATEWAY_PORT must be a number from 1 to 65535"),
+        ({"DEADLINE_MS": "-1"}, "QUARRY_GATEWAY_DEADLINE_MS must be a number"),
+    ],
+)
+def test_a_wrong_setting_is_told_and_nothing_is_started(release: Path, upstream: StandIn, extra: dict[str, str], says: str) -> None:
+    process, _ = start(release, upstream, **extra)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode != 0
+    assert says in output
+    assert "Traceback" not in output
