@@ -30,7 +30,7 @@ def text_of(data: bytes) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
-    if text.count("\x00") > len(text) / 100:
+    if text.count("\x00") > max(8, len(text) / 100):
         raise Unreadable("not_text", "the file is binary, not text")
     return text
 

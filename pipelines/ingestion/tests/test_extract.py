@@ -1,0 +1,191 @@
+"""Every format, with real files made on the spot; and every way a file can be bad."""
+
+import io
+import os
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from docx import Document as new_docx
+from pypdf import PdfReader, PdfWriter
+from reportlab.lib.pagesizes import A4
+from reportlab.lib.styles import getSampleStyleSheet
+from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate, Table, TableStyle
+
+from quarry_ingestion import extract as module
+from quarry_ingestion.blocks import Document, assemble
+from quarry_ingestion.extract import Limits, Skipped, extract
+
+
+def pdf() -> bytes:
+    out = io.BytesIO()
+    style = getSampleStyleSheet()
+    long = "The quay wall stands on piles that reach the clay. " * 8
+    table = Table([["Part", "Mass"], ["Mast", "2,400 kg"]], style=TableStyle([("GRID", (0, 0), (-1, -1), 1, "black")]))
+    story = [Paragraph("Lifting plan", style["Title"]), Paragraph(long, style["Normal"]), table, PageBreak()]
+    story += [Paragraph("2 Weather", style["Heading1"]), Paragraph("Lifting stops at 14 m/s.", style["Normal"])]
+
+    def header(canvas: object, document: object) -> None:
+        canvas.drawString(60, A4[1] - 30, "Confidential draft")  # type: ignore[attr-defined]
+        canvas.drawString(60, 25, f"Page {document.page}")  # type: ignore[attr-defined]
+
+    SimpleDocTemplate(out, pagesize=A4).build(story, onFirstPage=header, onLaterPages=header)
+    return out.getvalue()
+
+
+def docx() -> bytes:
+    document = new_docx()
+    document.add_heading("Method statement", 1)
+    document.add_paragraph("First the mast, then the jib.")
+    table = document.add_table(rows=2, cols=2)
+    for cell, text in zip((c for row in table.rows for c in row.cells), ("Part", "Mass", "Mast", "2,400 kg"), strict=True):
+        cell.text = text
+    document.add_paragraph("After the table.")
+    out = io.BytesIO()
+    document.save(out)
+    return out.getvalue()
+
+
+MARKDOWN = "# Title *here*\n\nA paragraph\nwith `two` lines.\n\n- one\n- two\n\n| Part | Mass |\n|---|---|\n| Mast | 2,400 kg |\n\n## Next\n\nThe end."
+HTML = """<!doctype html><html><head><title>x</title><style>p{}</style></head><body><nav>menu</nav><h1>Title</h1><p>One <b>bold</b>
+ line.<script>evil()</script></p><ul><li>first</li><li>second</li></ul><table><tr><th>Part</th><th>Mass</th></tr>
+<tr><td>Mast</td><td>2,400 kg</td></tr></table></body></html>"""
+
+
+def put(folder: Path, name: str, data: bytes) -> Document | Skipped:
+    (folder / name).write_bytes(data)
+    return extract(folder / name, folder)
+
+
+def good(folder: Path, name: str, data: bytes) -> Document:
+    found = put(folder, name, data)
+    assert isinstance(found, Document), found
+    return found
+
+
+def test_markdown(tmp_path: Path) -> None:
+    found = good(tmp_path, "a.md", MARKDOWN.encode())
+    assert found.text == "Title here\n\nA paragraph with two lines.\n\none\n\ntwo\n\nPart | Mass\nMast | 2,400 kg\n\nNext\n\nThe end."
+    assert [found.text[a : a + len(h)] for h, a in found.sections] == ["Title here", "Next"]
+    assert found.title == "Title here"
+
+
+def test_html(tmp_path: Path) -> None:
+    found = good(tmp_path, "a.html", HTML.encode())
+    assert found.text == "Title\n\nOne bold line.\n\nfirst\n\nsecond\n\nPart | Mass\nMast | 2,400 kg"
+    assert "evil" not in found.text and "menu" not in found.text
+
+
+def test_docx(tmp_path: Path) -> None:
+    found = good(tmp_path, "a.docx", docx())
+    assert found.text == "Method statement\n\nFirst the mast, then the jib.\n\nPart | Mass\nMast | 2,400 kg\n\nAfter the table."
+
+
+def test_pdf_pages_paragraphs_tables_headings_and_no_running_lines(tmp_path: Path) -> None:
+    found = good(tmp_path, "a.pdf", pdf())
+    assert "piles that reach the clay. The quay wall" in found.text, "lines are joined into a paragraph"
+    assert "Part | Mass\nMast | 2,400 kg" in found.text
+    assert "Confidential" not in found.text and "Page 1" not in found.text
+    second = dict(found.pages)[2]
+    assert found.text[second:] == "2 Weather\n\nLifting stops at 14 m/s."
+    assert [h for h, _ in found.sections] == ["Lifting plan", "2 Weather"]
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"One.\r\n\r\nTwo\r\nlines.", "One.\n\nTwo lines."),
+        ("\ufeffÜber 👩‍🚒 שלום".encode(), "Über 👩‍🚒 שלום"),
+        ("é".encode("cp1252"), "é"),
+        ("Grüße 日本".encode("utf-16"), "Grüße 日本"),
+        (b"before\x00after and a good deal more text that makes it a text " * 3, None),
+    ],
+)
+def test_plain_text(tmp_path: Path, data: bytes, text: str | None) -> None:
+    found = good(tmp_path, "a.txt", data)
+    assert "\x00" not in found.text
+    assert "\r" not in found.text
+    if text is not None:
+        assert found.text == text
+
+
+def test_the_content_decides_the_format_not_the_name(tmp_path: Path) -> None:
+    assert good(tmp_path, "a.txt", pdf()).media_type == "application/pdf"
+    assert good(tmp_path, "b.pdf", docx()).media_type == module.DOCX
+    assert good(tmp_path, "c.txt", HTML.encode()).media_type == "text/html"
+
+
+def encrypted() -> bytes:
+    writer = PdfWriter()
+    writer.append(PdfReader(io.BytesIO(pdf())))
+    writer.encrypt("secret", algorithm="AES-256")
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()
+
+
+def bomb() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("word/document.xml", b"0" * 600_000_000)
+    return out.getvalue()
+
+
+def other_zip() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a", b"b")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "code"),
+    [
+        ("empty.txt", b"", "empty"),
+        ("blank.md", b" \n\n ", "no_text"),
+        ("a.xyz", b"words", "unsupported"),
+        ("noise.txt", os.urandom(100) + b"\x00" * 5_000, "not_text"),
+        ("locked.pdf", encrypted, "encrypted"),
+        ("cut.pdf", lambda: pdf()[:700], "damaged"),
+        ("cut.docx", lambda: docx()[:5_000], "damaged"),
+        ("bomb.docx", bomb, "bomb"),
+        ("other.docx", other_zip, "unsupported"),
+        ("old.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"x" * 100, "encrypted"),
+        ("fake.pdf", b"%PDF-1.7\nnothing", "damaged"),
+    ],
+)
+def test_bad_files_are_recorded_with_a_reason(tmp_path: Path, name: str, data: object, code: str) -> None:
+    found = put(tmp_path, name, data() if callable(data) else data)
+    assert isinstance(found, Skipped)
+    assert (found.source, found.code) == (name, code)
+    assert found.detail
+
+
+def test_too_much_time_memory_or_output_costs_only_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_bytes(b"words " * 1_000)
+    assert extract(tmp_path / "a.txt", tmp_path, Limits(output_characters=100)).code == "too_large"  # type: ignore[union-attr]
+    assert extract(tmp_path / "a.txt", tmp_path, Limits(input_bytes=100)).code == "too_large"  # type: ignore[union-attr]
+
+    def sleep(_: bytes) -> list[object]:
+        time.sleep(60)
+        return []
+
+    def hoard(_: bytes) -> list[object]:
+        return [bytearray(4_000_000_000)]
+
+    def die(_: bytes) -> list[object]:
+        os._exit(9)
+
+    for extractor, code in ((sleep, "timeout"), (hoard, "too_large"), (die, "crashed")):
+        monkeypatch.setitem(module.EXTRACTORS, "text/plain", extractor)  # type: ignore[arg-type]
+        assert extract(tmp_path / "a.txt", tmp_path, Limits(seconds=1.0)).code == code  # type: ignore[union-attr]
+
+
+def test_assemble_maps_what_it_writes() -> None:
+    from quarry_ingestion.blocks import Block
+
+    text, pages, sections = assemble(
+        [Block("heading", "A", 1), Block("paragraph", " b\n c ", 1), Block("row", "x | y", 2), Block("row", "z", 2), Block("paragraph", "")]
+    )
+    assert (text, pages, sections) == ("A\n\nb c\n\nx | y\nz", ((1, 0), (2, 8)), (("A", 0),))
