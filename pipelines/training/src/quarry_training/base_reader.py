@@ -1,4 +1,4 @@
-"""Train Quarry's base reader anew: two passes over the data of `mix`, two seeds averaged, packed in half precision.
+"""Train Quarry's base reader anew: sentences, then paragraphs (two seeds, averaged), then documents; packed in half precision.
 
 Averaging the weights of runs that share their beginning: Wortsman et al. 2022, "Model soups".
 """
@@ -14,12 +14,14 @@ from transformers import AutoModelForQuestionAnswering
 from . import mix, scoring, squad
 from .base import PACKAGED, pack_base_reader
 from .features import load_tokenizer
-from .fit import FitSettings, fit, save
+from .fit import FitSettings, fit, load_model, save
 from .predict import predict, torch_logits
 
 QUESTIONS = Path(__file__).parents[2] / "data" / "wikipedia-questions.jsonl"
+SAMPLE = Path(__file__).parents[4] / "examples" / "questions" / "train.json"
 STAGE_ONE = FitSettings(learning_rate=2.2e-4, batch_size=16, epochs=1.0)
 STAGE_TWO = FitSettings(learning_rate=2e-4, batch_size=16, epochs=2.0)
+STAGE_THREE = FitSettings(learning_rate=1e-4, batch_size=16, epochs=1.3, seed=19)
 SEEDS = (17, 18)
 QUESTIONS_PER_SENTENCE = 24
 
@@ -58,10 +60,12 @@ def main() -> None:
     for seed, run in zip(SEEDS, runs, strict=True):
         if not (run / "fit.json").exists():
             fit(first, examples, run, FitSettings(**{**vars(STAGE_TWO), "seed": seed}))
-    averaged = average(runs)
-    save(averaged, first, args.work / "averaged")
-    pack_base_reader(averaged)
-    print(json.dumps({run.name: score(run, args.sets) for run in [first, *runs, args.work / "averaged"]}, indent=1))
+    averaged, last = args.work / "averaged", args.work / "documents"
+    save(average(runs), first, averaged)
+    if not (last / "fit.json").exists():
+        fit(averaged, mix.documents(args.sets, QUESTIONS, SAMPLE, mix.MixSettings()), last, STAGE_THREE)
+    pack_base_reader(load_model(last))
+    print(json.dumps({run.name: score(run, args.sets) for run in [first, *runs, averaged, last]}, indent=1))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from transformers import AutoModelForQuestionAnswering
 from . import squad
 from .base import resolve_base
 from .features import Feature, batches, features, load_tokenizer
+from .mix import hard_negatives
 from .squad import Example
 
 
@@ -140,6 +142,14 @@ def save(model: torch.nn.Module, base: Path, out: Path) -> None:
     (out / "checkpoint.pt").unlink(missing_ok=True)
 
 
+def mined(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
+    """Questions on the most similar context that does not answer them: what the reader meets in service, and must decline."""
+    rng = Random(seed)  # noqa: S311 - sampling, not secrets
+    answerable = [e for e in examples if e.answers]
+    chosen = rng.sample(answerable, round(min(share, 1.0) * len(answerable)))
+    return hard_negatives(chosen, rng) if len({e.context for e in chosen}) > 1 else []
+
+
 def main() -> None:
     """`python -m quarry_training.fit`: fine-tune on a checked SQuAD file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -150,10 +160,13 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-5)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-seconds", type=float, default=0.0)
+    parser.add_argument("--negatives", type=float, default=0.5, help="made unanswerable questions, as a share of the answerable ones")
     parser.add_argument("--seed", type=int, default=17)
     args = parser.parse_args()
     settings = FitSettings(args.learning_rate, args.batch_size, args.epochs, seed=args.seed, max_seconds=args.max_seconds)
-    figures = fit(resolve_base(args.base, args.out / "base"), squad.load(args.data), args.out, settings)
+    examples = squad.load(args.data)
+    examples += mined(examples, args.negatives, args.seed)
+    figures = fit(resolve_base(args.base, args.out / "base"), examples, args.out, settings)
     print(json.dumps(figures))
 
 

@@ -30,7 +30,7 @@ def to_passage(document: Document) -> ScoredPassage:
 class SeldonRetriever:
     """Question to passages, by the retriever service. `depth` passages are fetched."""
 
-    def __init__(self, depth: int = 8) -> None:
+    def __init__(self, depth: int = 5) -> None:
         self.depth = depth
 
     @component.output_types(documents=list[Document], generation=str, degraded=list[str])
