@@ -216,7 +216,8 @@ def test_mutated_bodies_never_break_it_over_http(served: Served) -> None:
 
 
 async def test_20_000_mutated_bodies_never_break_it(artefact: Path) -> None:
-    from quarry_runtime.server import ServerSettings, create_app
+    from quarry_runtime.server import create_app
+    from quarry_runtime.settings import ServerSettings
 
     from quarry_reader.core import Reader, ReaderSettings
 

@@ -17,7 +17,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from quarry_contract.errors import ErrorCode, QuarryError
 
-from quarry_runtime.server import JsonFormatter, ServerSettings, create_app
+from quarry_runtime.logs import JsonFormatter
+from quarry_runtime.server import create_app
+from quarry_runtime.settings import ServerSettings
 
 SECRET = "the-secret-word"
 
@@ -163,7 +165,8 @@ async def test_not_ready_while_loading() -> None:
 
 MODULE = """
 import asyncio, sys, time
-from quarry_runtime.server import ServerSettings, serve
+from quarry_runtime.server import serve
+from quarry_runtime.settings import ServerSettings
 sys.path.insert(0, {tests!r})
 from test_server import Echo
 def load(registry):

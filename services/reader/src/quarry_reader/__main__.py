@@ -1,6 +1,7 @@
 """`python -m quarry_reader`: the reader behind the model server."""
 
-from quarry_runtime.server import ServerSettings, serve
+from quarry_runtime.server import serve
+from quarry_runtime.settings import ServerSettings
 
 from .core import load
 

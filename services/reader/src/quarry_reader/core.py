@@ -11,8 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from quarry_contract.manifests import Calibration, ManifestError, ModelManifest
 from quarry_contract.messages import ReadRequest, ReadResponse
 from quarry_runtime.scheduler import Scheduler, SchedulerSettings
-from quarry_runtime.server import number
 from quarry_runtime.session import Session, cpus, open_artefact, open_tokenizer
+from quarry_runtime.settings import number
 
 from . import spans
 from .windows import WindowMaker

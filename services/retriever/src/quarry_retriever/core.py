@@ -11,8 +11,9 @@ from quarry_contract.codec import decode
 from quarry_contract.errors import QuarryError, invalid
 from quarry_contract.messages import DocumentRequest, DocumentResponse, SearchRequest, SearchResponse
 from quarry_runtime.encode import Encoder
-from quarry_runtime.server import BUCKETS, number
+from quarry_runtime.server import BUCKETS
 from quarry_runtime.session import cpus
+from quarry_runtime.settings import number
 
 from .index import Index
 from .search import Searcher
@@ -76,7 +77,6 @@ class Retriever:
 
     async def predict(self, data: Any, deadline: float) -> dict[str, Any]:
         """{"search": SearchRequest} or {"documents": DocumentRequest}, and the answer under the same name."""
-        data = _whole(data)
         if not isinstance(data, dict) or len(data) != 1 or not data.keys() <= {"search", "documents"}:
             raise invalid('jsonData must be {"search": {...}} or {"documents": {...}}')
         if "search" in data:
@@ -138,15 +138,6 @@ class Retriever:
         }
         for name, (text, value) in queue.items():
             Gauge(name, text, registry=registry).set_function(value)
-
-
-def _whole(data: Any) -> Any:
-    """3.0 becomes 3: JSON has one kind of number, and SeldonClient sends them all as doubles (protobuf's Struct)."""
-    if isinstance(data, dict):
-        return {name: _whole(value) for name, value in data.items()}
-    if isinstance(data, list):
-        return [_whole(value) for value in data]
-    return int(data) if isinstance(data, float) and data.is_integer() else data
 
 
 def load(registry: CollectorRegistry) -> Retriever:

@@ -25,7 +25,8 @@ from quarry_contract.messages import HEADER_DEADLINE_MS, HEADER_REQUEST_ID
 from seldon_core.user_model import SeldonComponent
 from werkzeug.exceptions import HTTPException
 
-from .server import FORM, REQUEST_ID, Load, Model, ServerSettings, form_field
+from .server import FORM, REQUEST_ID, Load, Model, form_field
+from .settings import ServerSettings
 
 log = logging.getLogger("quarry")
 PREDICTIONS = ("/api/v1.0/predictions", "/api/v0.1/predictions", "/predict")

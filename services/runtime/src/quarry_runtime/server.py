@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -28,6 +27,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from .logs import configure_logging
+from .settings import ServerSettings
 
 log = logging.getLogger("quarry")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
@@ -53,53 +55,6 @@ class Model(Protocol):
 
 # Builds the model: reads, checks and runs it once. Called in a thread; whatever it raises means the process is of no use.
 Load = Callable[[CollectorRegistry], Model]
-
-
-@dataclass(frozen=True)
-class ServerSettings:
-    """Times in seconds, sizes in bytes."""
-
-    service: str
-    host: str = "127.0.0.1"
-    port: int = 9000
-    max_body_bytes: int = 8_000_000
-    deadline_default_sec: float = 25.0
-    deadline_max_sec: float = 60.0
-    load_timeout_sec: float = 120.0
-    lame_duck_sec: float = 0.0  # how long requests are still taken after SIGTERM, while balancers learn of it
-    drain_timeout_sec: float = 60.0
-
-    @classmethod
-    def from_environment(cls, service: str, prefix: str, port: int) -> "ServerSettings":
-        """Read PREFIX_HOST, PREFIX_PORT, PREFIX_MAX_BODY_BYTES, PREFIX_LOAD_TIMEOUT_SEC, PREFIX_LAME_DUCK_SEC.
-
-        Raises:
-            SystemExit: a value is not a number in its range.
-        """
-        return cls(
-            service,
-            os.environ.get(f"{prefix}_HOST", cls.host),
-            int(number(f"{prefix}_PORT", port, 1, 65_535)),
-            int(number(f"{prefix}_MAX_BODY_BYTES", cls.max_body_bytes, 1_000, 1_000_000_000)),
-            load_timeout_sec=number(f"{prefix}_LOAD_TIMEOUT_SEC", cls.load_timeout_sec, 0.01, 3_600),
-            lame_duck_sec=number(f"{prefix}_LAME_DUCK_SEC", cls.lame_duck_sec, 0, 300),
-        )
-
-
-def number(name: str, default: float, low: float, high: float) -> float:
-    """A number from the environment.
-
-    Raises:
-        SystemExit: it is no number from `low` to `high`.
-    """
-    text = os.environ.get(name)
-    try:
-        value = default if text is None else float(text)
-    except ValueError:
-        value = float("nan")
-    if not low <= value <= high:
-        sys.exit(f"{name} must be a number from {low:g} to {high:g}")
-    return value
 
 
 class State:
@@ -329,35 +284,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("unexpected error", exc_info=error, extra={"fields": {"http.request.id": request_id(request)}})
     return _problem(request, QuarryError(ErrorCode.INTERNAL))
-
-
-class JsonFormatter(logging.Formatter):
-    """One ECS-like JSON object a line. Messages of exceptions are left out: they may quote what was asked."""
-
-    def __init__(self, service: str) -> None:
-        super().__init__()
-        self._service = service
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
-        entry = {"@timestamp": stamp, "log.level": record.levelname.lower(), "message": record.getMessage(), "service.name": self._service}
-        entry |= getattr(record, "fields", {})
-        if record.exc_info and record.exc_info[0]:
-            entry["error.type"] = record.exc_info[0].__name__
-            trace = record.exc_info[2]
-            while trace is not None and trace.tb_next is not None:
-                trace = trace.tb_next
-            if trace is not None:
-                entry["error.at"] = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"  # noqa: PTH119
-        return json.dumps(entry)
-
-
-def configure_logging(service: str) -> None:
-    """JSON lines on stdout, for this process."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter(service))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 class Server(uvicorn.Server):
