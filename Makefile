@@ -35,6 +35,8 @@ KUBEFLOW := $(CURDIR)/pipelines/kubeflow/.venv/bin/python -W ignore -m quarry_ku
 INGEST := $(CURDIR)/pipelines/ingestion/.venv/bin/python -m quarry_ingestion
 STACK := $(CURDIR)/services/contract/.venv/bin/python local/stack.py
 STAMPS := $(QUARRY_HOME)/stamps
+# kfp's local runner prints every step's executor at length: the whole goes to a log, the progress to the screen.
+PROGRESS = 2>&1 | tee -a "$(QUARRY_HOME)/run/pipelines.log" | grep --line-buffered -oE "(Task|Pipeline) .*|fit: +[0-9]+%.*|dataset refused.*|[A-Za-z]*Error: .*|.* failed: .*|^models:.*"
 
 ##@ Using it
 
@@ -67,8 +69,8 @@ ingest: pipelines/ingestion/.venv/.ready $(SERVING:%=%/.venv/.ready) ## Put a fo
 train: $(PIPELINES:%=%/.venv/.ready) ## Fine-tune, register and serve a reader: make train DATA=squad.json [BASE=quarry-base] [EPOCHS=2] [RATE=3e-5]
 	@test -f "$(DATA)" || { echo 'say on what: make train DATA=squad.json'; exit 2; }
 	@$(STACK) up mlflow
-	$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" --set data="$(abspath $(DATA))" mlflow_uri="$$MLFLOW_TRACKING_URI" \
-	  base="$(or $(BASE),quarry-base)" epochs=$(or $(EPOCHS),2) learning_rate=$(or $(RATE),3e-5)
+	@$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" --set data="$(abspath $(DATA))" mlflow_uri="$$MLFLOW_TRACKING_URI" \
+	  base="$(or $(BASE),quarry-base)" epochs=$(or $(EPOCHS),2) learning_rate=$(or $(RATE),3e-5) $(PROGRESS)
 	@$(MAKE) serve
 
 eval: pipelines/training/.venv/.ready ## Ask every question of a SQuAD file through the gateway: make eval DATA=squad.json [CORPUS=dir]
@@ -90,7 +92,7 @@ serve:
 
 $(STAMPS)/retriever: | pipelines/training/.venv/.ready pipelines/kubeflow/.venv/.ready
 	@$(STACK) up mlflow
-	$(KUBEFLOW) run publish-retriever --root "$(QUARRY_HOME)/pipelines" --set mlflow_uri="$$MLFLOW_TRACKING_URI"
+	@$(KUBEFLOW) run publish-retriever --root "$(QUARRY_HOME)/pipelines" --set mlflow_uri="$$MLFLOW_TRACKING_URI" $(PROGRESS)
 	@mkdir -p $(STAMPS) && $(TRAINING) quarry_training.release fetch --home "$(QUARRY_HOME)" --retriever models:/retriever@champion > $@.json
 	@python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["folder"])' $@.json > $@
 
@@ -100,8 +102,8 @@ $(STAMPS)/examples: $(wildcard examples/documents/*) $(STAMPS)/retriever
 
 $(STAMPS)/reader: examples/questions/train.json examples/questions/dev.json pipelines/training/models/base-reader/weights.safetensors
 	@$(STACK) up mlflow
-	$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" --set data="$(CURDIR)/examples/questions/train.json" \
-	  held_out="$(CURDIR)/examples/questions/dev.json" mlflow_uri="$$MLFLOW_TRACKING_URI" max_seconds=240
+	@$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" --set data="$(CURDIR)/examples/questions/train.json" \
+	  held_out="$(CURDIR)/examples/questions/dev.json" mlflow_uri="$$MLFLOW_TRACKING_URI" max_seconds=240 $(PROGRESS)
 	@mkdir -p $(STAMPS) && touch $@
 
 ##@ Working on it
