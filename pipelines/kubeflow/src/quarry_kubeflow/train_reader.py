@@ -14,7 +14,7 @@ def train_reader(
     epochs: float = 2.0,
     learning_rate: float = 3e-5,
     max_seconds: float = 0.0,
-    min_answered: float = 0.9,
+    min_answered: float = 0.87,
     alias: str = "champion",
     seed: int = 17,
 ) -> str:

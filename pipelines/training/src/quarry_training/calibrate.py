@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="held-out SQuAD file")
     parser.add_argument("--contexts", type=Path, nargs="*", default=[], help="further SQuAD files whose paragraphs stand among the passages")
-    parser.add_argument("--min-answered", type=float, default=0.9)
+    parser.add_argument("--min-answered", type=float, default=0.87)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     examples = squad.load(args.data)
