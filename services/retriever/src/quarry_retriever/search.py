@@ -13,7 +13,7 @@ from .vectors import Hits, best
 
 log = logging.getLogger("quarry")
 # Reciprocal rank fusion (Cormack, Clarke and Buettcher 2009), with their 60 lowered to 10 and BM25 trusted more: measured on the
-# sample corpus' train and dev questions and on Wikipedia paragraphs, recall@5 0.951 -> 0.991 and 0.955 -> 0.972 (README.md).
+# sample corpus' train and dev questions and on Wikipedia paragraphs, recall at 5 0.951 -> 0.991 and 0.955 -> 0.972 (README.md has the rest).
 RRF_K = 10
 DENSE_WEIGHT = 0.6
 MIN_CANDIDATES = 50
