@@ -21,6 +21,7 @@ from quarry_retriever.index import Index
 from quarry_retriever.passages import PassageStore
 
 from .making import DOCUMENTS, Document, make_index, make_model, write_database, write_vectors
+from .serving import free_port
 
 
 def edit_manifest(folder: Path, **changes: object) -> None:
@@ -154,7 +155,7 @@ def test_a_process_that_cannot_load_never_becomes_ready_and_exits_1(tmp_path: Pa
     for name in names:
         folder = shutil.copytree(index_dir, tmp_path / name)
         DAMAGES[name][0](folder)
-        paths = {"QUARRY_RETRIEVER_MODEL_DIR": str(model_dir), "QUARRY_RETRIEVER_INDEX_DIR": str(folder), "QUARRY_RETRIEVER_PORT": str(9700 + len(running))}
+        paths = {"QUARRY_RETRIEVER_MODEL_DIR": str(model_dir), "QUARRY_RETRIEVER_INDEX_DIR": str(folder), "QUARRY_RETRIEVER_PORT": str(free_port())}
         running.append(subprocess.Popen([sys.executable, "-m", "quarry_retriever"], env={**os.environ, **paths}, stdout=subprocess.PIPE, text=True))
     for name, process in zip(names, running, strict=True):
         out, _ = process.communicate(timeout=120)
