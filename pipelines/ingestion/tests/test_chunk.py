@@ -85,6 +85,11 @@ def test_a_monstrous_sentence_is_cut() -> None:
     assert max(len(p.text.split()) for p in passages) <= 2 * CHUNKER.max_tokens
 
 
+def test_text_without_tokens_is_no_failure() -> None:
+    made = document(Block("heading", "A"), Block("paragraph", prose(10)), Block("heading", "\u0301"))
+    assert "".join(p.text for p in chunk(made, lambda texts: [0] * len(texts))) == made.text
+
+
 def test_pages_come_from_where_the_passage_begins() -> None:
     made = document(Block("paragraph", prose(30), 1), Block("heading", "B", 2), Block("paragraph", prose(30), 2))
     assert [p.page for p in chunk(made, words)] == [1, 1, 2, 2]

@@ -2,12 +2,14 @@
 
 import io
 import os
+import random
 import time
 import zipfile
 from pathlib import Path
 
 import pytest
 from docx import Document as new_docx
+from docx.oxml import parse_xml
 from pypdf import PdfReader, PdfWriter
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import getSampleStyleSheet
@@ -49,8 +51,8 @@ def docx() -> bytes:
 
 MARKDOWN = "# Title *here*\n\nA paragraph\nwith `two` lines.\n\n- one\n- two\n\n| Part | Mass |\n|---|---|\n| Mast | 2,400 kg |\n\n## Next\n\nThe end."
 HTML = """<!doctype html><html><head><title>x</title><style>p{}</style></head><body><nav>menu</nav><h1>Title</h1><p>One <b>bold</b>
- line.<script>evil()</script></p><ul><li>first</li><li>second</li></ul><table><tr><th>Part</th><th>Mass</th></tr>
-<tr><td>Mast</td><td>2,400 kg</td></tr></table></body></html>"""
+ line.<script>evil()</script></p><ul><li>first</li><li>second</li></ul>
+<table><tr><th>Part</th><th>Mass</th></tr><tr><td>Mast</td><td>2,400 kg</td></tr></table></body></html>"""
 
 
 def put(folder: Path, name: str, data: bytes) -> Document | Skipped:
@@ -71,6 +73,20 @@ def test_markdown(tmp_path: Path) -> None:
     assert found.title == "Title here"
 
 
+def test_markdown_with_front_matter_and_html(tmp_path: Path) -> None:
+    text = "---\ntitle: not this\ndate: 2026-01-01\n---\n\n# Water\n\nH<sub>2</sub>O<br>freezes.\n\n<div>\nIn a größer box.\n</div>\n\n<!-- hidden -->\n"
+    assert good(tmp_path, "a.md", text.encode()).text == "Water\n\nH2O freezes.\n\nIn a größer box."
+    assert good(tmp_path, "b.md", b"---\n\nA rule: kept.\n\n---\n\nEnd.").text == "A rule: kept.\n\nEnd."
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_html_without_a_declared_encoding(tmp_path: Path, encoding: str) -> None:
+    page = "<html><body><p>Prüfung שלום 日本</p></body></html>"
+    assert good(tmp_path, "a.html", page.encode(encoding)).text == "Prüfung שלום 日本"
+    declared = '<?xml version="1.0" encoding="utf-8"?>' + page
+    assert good(tmp_path, "b.html", declared.encode()).text == "Prüfung שלום 日本"
+
+
 def test_html(tmp_path: Path) -> None:
     found = good(tmp_path, "a.html", HTML.encode())
     assert found.text == "Title\n\nOne bold line.\n\nfirst\n\nsecond\n\nPart | Mass\nMast | 2,400 kg"
@@ -80,6 +96,24 @@ def test_html(tmp_path: Path) -> None:
 def test_docx(tmp_path: Path) -> None:
     found = good(tmp_path, "a.docx", docx())
     assert found.text == "Method statement\n\nFirst the mast, then the jib.\n\nPart | Mass\nMast | 2,400 kg\n\nAfter the table."
+
+
+def test_docx_content_controls_and_tracked_changes(tmp_path: Path) -> None:
+    names = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    changed = """<w:p {}><w:r><w:t xml:space="preserve">The limit is </w:t></w:r><w:del w:id="1"><w:r><w:delText>9</w:delText></w:r></w:del>
+<w:ins w:id="2"><w:r><w:t>11</w:t></w:r></w:ins>
+<w:r><w:t xml:space="preserve"> m/s.</w:t></w:r><w:moveFrom w:id="3"><w:r><w:t>Gone.</w:t></w:r></w:moveFrom></w:p>"""
+    control = "<w:sdt {}><w:sdtContent><w:p><w:r><w:t>In a control.</w:t></w:r></w:p></w:sdtContent></w:sdt>"
+    document = new_docx()
+    document.add_heading("Wind", 1)
+    for xml in (control, changed):
+        document.element.body.insert(-1, parse_xml(xml.format(names)))
+    table = document.add_table(rows=1, cols=3)
+    table.cell(0, 0).merge(table.cell(0, 1)).text = "merged"
+    table.cell(0, 2).add_table(1, 1).cell(0, 0).text = "inner"
+    out = io.BytesIO()
+    document.save(out)
+    assert good(tmp_path, "a.docx", out.getvalue()).text == "Wind\n\nIn a control.\n\nThe limit is 11 m/s.\n\nmerged | inner"
 
 
 def test_pdf_pages_paragraphs_tables_headings_and_no_running_lines(tmp_path: Path) -> None:
@@ -146,6 +180,7 @@ def other_zip() -> bytes:
         ("blank.md", b" \n\n ", "no_text"),
         ("a.xyz", b"words", "unsupported"),
         ("noise.txt", os.urandom(100) + b"\x00" * 5_000, "not_text"),
+        ("photo.txt", random.Random(1).randbytes(20_000), "not_text"),
         ("locked.pdf", encrypted, "encrypted"),
         ("cut.pdf", lambda: pdf()[:700], "damaged"),
         ("cut.docx", lambda: docx()[:5_000], "damaged"),

@@ -91,6 +91,30 @@ def test_a_second_folder_joins_the_first(folder: Path, tmp_path: Path, model: Pa
     assert names == {"a.md", "sub/b.txt", "other/a.md"}
 
 
+def test_names_are_stable_and_never_collide(tmp_path: Path, model: Path) -> None:
+    roots = [tmp_path / x / "docs" for x in "abc"]
+    for root in roots:
+        root.mkdir(parents=True)
+        (root / "a.txt").write_text(f"The document of {root}.")
+        found = report(run(root, tmp_path / "home", model))
+    (again,) = {report(run(root, tmp_path / "home", model))["generation"] for root in roots}
+    assert again == found["generation"]
+    with sqlite3.connect(tmp_path / "home" / "index" / again / "passages.db") as database:
+        rows = database.execute("SELECT document_id, text FROM documents ORDER BY 1").fetchall()
+    assert rows == [("a.txt", f"The document of {roots[0]}."), ("docs-2/a.txt", f"The document of {roots[2]}."), ("docs/a.txt", f"The document of {roots[1]}.")]
+
+
+def test_a_file_name_that_is_not_utf8_and_text_without_tokens(tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt")).write_text("The crane of the café.")
+    (folder / "invisible.txt").write_text("\u200b")
+    found = report(run(folder, tmp_path / "home", model))
+    assert (found["documents"], found["skipped"]) == (2, [])
+    with sqlite3.connect(tmp_path / "home" / "index" / found["generation"] / "passages.db") as database:
+        assert database.execute("SELECT document_id FROM documents ORDER BY 1").fetchall() == [("caf\\xe9.txt",), ("invisible.txt",)]
+
+
 def test_what_cannot_work_is_told_without_a_traceback(tmp_path: Path, model: Path, folder: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -103,8 +127,10 @@ def test_what_cannot_work_is_told_without_a_traceback(tmp_path: Path, model: Pat
         (empty, model, "holds no files"),
         (only_bad, model, "no readable document"),
         (folder, tmp_path, "model.json cannot be read"),
+        (folder, model, "Not a directory"),
     ):
-        done = run(target, tmp_path / "h", artefact)
+        home = folder / "a.md" / "h" if says == "Not a directory" else tmp_path / "h"
+        done = run(target, home, artefact)
         assert done.returncode == 2
         assert says in done.stderr
         assert "Traceback" not in done.stderr

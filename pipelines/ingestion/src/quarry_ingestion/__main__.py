@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from .blocks import Document
 from .chunk import CHUNKER, Chunk, chunk
 from .extract import Skipped, extract, preload
 from .publish import exists, generation_name, publish, set_current
-from .sources import SourceError, files, folders, remember
+from .sources import SourceError, files, folders, readable, remember
 
 EMBED_AT_ONCE = 256
 
@@ -41,10 +42,16 @@ def collect(roots: Sequence[Path]) -> tuple[list[Document], list[Skipped]]:
             if isinstance(found, Skipped):
                 skipped.append(found)
                 continue
-            name = found.document_id if found.document_id not in taken else f"{root.name}/{found.document_id}"
+            name = _free(found.document_id, readable(root.name), taken)
             taken.add(name)
             documents.append(replace(found, document_id=name))
     return documents, skipped
+
+
+def _free(name: str, folder: str, taken: set[str]) -> str:
+    """`name`, or with its folder's name before it, or with a number after that: the first that is not taken."""
+    tries = chain([name, f"{folder}/{name}"], (f"{folder}-{n}/{name}" for n in count(2)))
+    return next(found for found in tries if found not in taken)
 
 
 def passages(documents: Sequence[Document], encoder: Encoder) -> list[Chunk]:
@@ -103,6 +110,9 @@ def main() -> None:
         print(json.dumps(ingest(args.folder, args.home.resolve(), args.model_dir), ensure_ascii=False))
     except (SourceError, ManifestError) as error:
         print(f"not ingested: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"not ingested: {error.strerror or 'the disk cannot be written'}: {error.filename or args.home}", file=sys.stderr)
         sys.exit(2)
 
 

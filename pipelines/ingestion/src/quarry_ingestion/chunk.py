@@ -102,7 +102,7 @@ def _sections(document: Document, sentences: Sequence[_Sentence]) -> Iterator[li
 def _pieces(text: str, run: Sequence[_Sentence], chunker: Chunker) -> Iterator[tuple[int, int]]:
     """(start, end) within the token budget, balanced so that the last is no stub, each beginning with the end of the one before."""
     total = sum(s.tokens for s in run)
-    parts = -(-total // chunker.max_tokens)
+    parts = max(1, -(-total // chunker.max_tokens))  # marks and invisible characters alone have no tokens
     target = min(chunker.max_tokens, -(-total // parts) + 10)
     begin = 0
     while begin < len(run):

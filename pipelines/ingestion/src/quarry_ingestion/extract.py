@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .blocks import Document, assemble
 from .formats import EXTRACTORS, Unreadable
+from .sources import readable
 
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 SUFFIXES = {".md": "text/markdown", ".markdown": "text/markdown", ".html": "text/html", ".htm": "text/html", ".txt": "text/plain"}
@@ -70,7 +71,7 @@ def _zipped(data: bytes) -> str:
 def extract(path: Path, root: Path, limits: Limits | None = None) -> Document | Skipped:
     """Read one file under `root`. Never raises for what is in the file."""
     limits = limits or Limits()
-    source = path.relative_to(root).as_posix()
+    source = readable(path.relative_to(root).as_posix())
     try:
         size = path.stat().st_size
         if size == 0 or size > limits.input_bytes:

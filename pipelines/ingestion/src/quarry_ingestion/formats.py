@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .blocks import Block
+from .word import docx
 
 
 class Unreadable(Exception):
@@ -16,6 +17,9 @@ class Unreadable(Exception):
         super().__init__(detail)
         self.code = code
         self.detail = detail
+
+
+_CONTROLS = [chr(i) for i in range(32) if chr(i) not in "\t\n\v\f\r\x1b"]  # hardly ever in text, a tenth of compressed bytes
 
 
 def text_of(data: bytes) -> str:
@@ -30,7 +34,7 @@ def text_of(data: bytes) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
-    if text.count("\x00") > max(8, len(text) / 100):
+    if sum(map(text.count, _CONTROLS)) > max(8, len(text) / 100):
         raise Unreadable("not_text", "the file is binary, not text")
     return text
 
@@ -71,11 +75,14 @@ def _lines(lines: Sequence[str]) -> Iterator[Block]:
         yield Block("paragraph", " ".join(run))
 
 
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(?=\w[\w-]*:)(?:[^\n]*\S[^\n]*\n)*?(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)")
+
+
 def markdown(data: bytes) -> list[Block]:
-    """CommonMark with tables; inline marks are dropped, their words kept."""
+    """CommonMark with tables; marks are dropped, their words kept; front matter between `---` lines is left out."""
     from markdown_it import MarkdownIt
 
-    tokens = MarkdownIt("commonmark").enable("table").parse(text_of(data))
+    tokens = MarkdownIt("commonmark").enable("table").parse(_FRONT_MATTER.sub("", text_of(data)))
     blocks: list[Block] = []
     cells: list[str] | None = None
     heading = False
@@ -88,7 +95,7 @@ def markdown(data: bytes) -> list[Block]:
             blocks.append(Block("row", " | ".join(cells)))
             cells = None
         elif token.type == "inline":
-            words = "".join(" " if c.type in ("softbreak", "hardbreak") else c.content for c in token.children or [])
+            words = "".join(map(_inline, token.children or []))
             if cells is not None:
                 cells.append(words.strip())
             else:
@@ -96,7 +103,15 @@ def markdown(data: bytes) -> list[Block]:
             heading = False
         elif token.type in ("fence", "code_block"):
             blocks.append(Block("paragraph", token.content))
+        elif token.type == "html_block":
+            blocks += html(token.content.encode())
     return blocks
+
+
+def _inline(token: Any) -> str:
+    if token.type == "html_inline":
+        return " " if token.content.lower().startswith("<br") else ""
+    return " " if token.type in ("softbreak", "hardbreak") else str(token.content)
 
 
 _BLOCK_TAGS = set("p li dt dd blockquote pre caption figcaption address summary td th div section article main body".split())
@@ -106,7 +121,10 @@ def html(data: bytes) -> list[Block]:
     """Visible text by block elements; table rows with their cells joined; scripts, styles and navigation left out."""
     from bs4 import BeautifulSoup
 
-    soup = BeautifulSoup(data, "lxml")
+    try:  # what is valid UTF-8 is UTF-8: the library would guess
+        soup = BeautifulSoup(data.decode("utf-8-sig"), "lxml")
+    except UnicodeDecodeError:
+        soup = BeautifulSoup(data, "lxml")
     for tag in soup(["script", "style", "template", "noscript", "nav", "svg", "head"]):
         tag.decompose()
     blocks: list[Block] = []
@@ -142,27 +160,6 @@ def _walk(node: Any, blocks: list[Block]) -> None:
         else:
             run.append(child.get_text())
     flush()
-
-
-def docx(data: bytes) -> list[Block]:
-    """Paragraphs and tables in the order of the body."""
-    from docx import Document as open_docx
-    from docx.table import Table
-
-    blocks: list[Block] = []
-    for item in open_docx(io.BytesIO(data)).iter_inner_content():
-        if isinstance(item, Table):
-            blocks += [Block("row", " | ".join(_cells(row))) for row in item.rows]
-        else:
-            style = (item.style.name if item.style is not None else "") or ""
-            blocks.append(Block("heading" if style.startswith(("Heading", "Title")) else "paragraph", item.text))
-    return blocks
-
-
-def _cells(row: Any) -> list[str]:
-    """The texts of a row's cells; a merged cell comes once."""
-    cells = {cell._tc: " ".join(p.text for p in cell.paragraphs) for cell in row.cells}
-    return list(cells.values())
 
 
 def pdf(data: bytes) -> list[Block]:

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 import faiss
@@ -28,8 +29,8 @@ CREATE INDEX passages_document ON passages(document_id);
 
 
 def generation_name(documents: Sequence[Document], encoder_digest: str, chunker: Chunker) -> str:
-    """The same documents, chunker and encoder have the same name."""
-    content = [[d.document_id, d.version, d.source] for d in documents]
+    """The same documents, read to the same text, with the same chunker and encoder have the same name."""
+    content = [[d.document_id, d.version, d.source, d.title, sha256(d.text.encode()).hexdigest()] for d in documents]
     return digest_of([content, encoder_digest, chunker.to_dict()])[:16]
 
 
@@ -75,6 +76,7 @@ def set_current(home: Path, generation: str) -> None:
     """Point `home/index/current` at a generation."""
     partial = home / "index" / "current.tmp"
     partial.write_text(generation)
+    _sync(partial)
     partial.replace(home / "index" / "current")
 
 

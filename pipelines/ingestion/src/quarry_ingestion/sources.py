@@ -1,6 +1,7 @@
 """Where documents come from. A folder now; S3 will be another function that yields the same."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,11 +24,19 @@ def files(root: Path) -> Iterator[Path]:
     yield from (p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
 
 
+def readable(name: str) -> str:
+    """A file name as text that can be stored and sent: its bytes that are not UTF-8 are written as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def folders(home: Path, added: Path) -> list[Path]:
-    """All folders in the index, `added` among them: one generation holds what every `ingest` so far brought."""
+    """All folders in the index, `added` among them: one generation holds what every `ingest` so far brought.
+
+    In the order they first came in, since documents of one name are named by that order.
+    """
     register = home / "sources.json"
     known = [Path(p) for p in json.loads(register.read_text())] if register.exists() else []
-    return [p for p in known if p.is_dir() and p != added] + [added]
+    return [p for p in dict.fromkeys([*known, added]) if p.is_dir() or p == added]
 
 
 def remember(home: Path, roots: list[Path]) -> None:
