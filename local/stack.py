@@ -136,32 +136,43 @@ def up(names: list[str]) -> None:
     """
     RUN.mkdir(parents=True, exist_ok=True)
     services = {name: SERVICES[name]() for name in SERVICES if name in names}
+    ours = {name for name in services if running(name) is None}
+    for name in ours:
+        start(name, services[name])
     for name, service in services.items():
+        if not wait_ready(name, service) and name not in ours:
+            start(name, service)  # it was still draining from an earlier stop
+            ours.add(name)
+            wait_ready(name, service)
         if running(name) is None:
-            with (RUN / f"{name}.log").open("ab") as log:
-                environment = os.environ | service.environment
-                process = subprocess.Popen(service.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, cwd=HOME, start_new_session=True)
-            (RUN / f"{name}.pid").write_text(f"{process.pid} {start_time(process.pid)}")
-    for name, service in services.items():
-        wait_ready(name, service)
+            tail = (RUN / f"{name}.log").read_text(errors="replace").splitlines()[-15:]
+            sys.exit("\n".join([f"{name} did not get ready (is port {PORTS[name]} taken?). The end of {RUN / f'{name}.log'}:", *tail]))
         print(f"{name:10} ready at {url(name)}")
 
 
-def wait_ready(name: str, service: Service) -> None:
-    """Poll until 200."""
+def start(name: str, service: Service) -> None:
+    """Start one process, its output into its log."""
+    with (RUN / f"{name}.log").open("ab") as log:
+        environment = os.environ | service.environment
+        process = subprocess.Popen(service.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, cwd=HOME, start_new_session=True)
+    (RUN / f"{name}.pid").write_text(f"{process.pid} {start_time(process.pid)}")
+
+
+def wait_ready(name: str, service: Service) -> bool:
+    """Poll until it answers 200; False when its process ended.
+
+    Raises:
+        SystemExit: it neither gets ready nor ends.
+    """
     until = time.monotonic() + READY_TIMEOUT_SEC
     while time.monotonic() < until:
         if running(name) is None:
-            break
-        try:
-            with urllib.request.urlopen(url(name) + service.ready, timeout=5) as reply:
-                if reply.status == 200:
-                    return
-        except OSError:
-            pass
+            return False
+        with contextlib.suppress(OSError), urllib.request.urlopen(url(name) + service.ready, timeout=5) as reply:
+            if reply.status == 200:
+                return True
         time.sleep(0.2)
-    tail = (RUN / f"{name}.log").read_text(errors="replace").splitlines()[-15:]
-    sys.exit("\n".join([f"{name} did not get ready (is port {PORTS[name]} taken?). The end of {RUN / f'{name}.log'}:", *tail]))
+    sys.exit(f"{name} runs but is not ready after {READY_TIMEOUT_SEC} s: see {RUN / f'{name}.log'}")
 
 
 def down(names: list[str]) -> None:
