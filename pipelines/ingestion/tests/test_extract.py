@@ -126,6 +126,15 @@ def test_pdf_pages_paragraphs_tables_headings_and_no_running_lines(tmp_path: Pat
     assert [h for h, _ in found.sections] == ["Lifting plan", "2 Weather"]
 
 
+def test_memory_does_not_grow_with_a_pdfs_pages(tmp_path: Path) -> None:
+    style = getSampleStyleSheet()
+    page = [Paragraph("The quay wall stands on piles that reach the clay. " * 60, style["Normal"]), PageBreak()]
+    SimpleDocTemplate(str(tmp_path / "long.pdf"), pagesize=A4).build(page * 40)
+    found = extract(tmp_path / "long.pdf", tmp_path, Limits(memory_bytes=150_000_000))
+    assert isinstance(found, Document), found
+    assert len(found.pages) == 40
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [

@@ -148,11 +148,11 @@ def _chunk(document: Document, number: int, start: int, end: int, chunker: Chunk
 
 
 def _at(marks: Sequence[tuple[int, int]], position: int) -> tuple[int, int] | None:
-    index = bisect_right([start for _, start in marks], position)
+    index = bisect_right(marks, position, key=lambda mark: mark[1])
     return marks[index - 1] if index else None
 
 
 def _section(document: Document, start: int) -> str | None:
     """The heading a passage stands under; one that begins with a heading is named by it."""
-    index = bisect_right([s for _, s in document.sections], start)
+    index = bisect_right(document.sections, start, key=lambda section: section[1])
     return document.sections[index - 1][0] if index else None

@@ -21,7 +21,7 @@ SUFFIXES = {".md": "text/markdown", ".markdown": "text/markdown", ".html": "text
 class Limits:
     """What one document may cost."""
 
-    seconds: float = 60.0
+    seconds: float = 300.0  # a PDF of close print takes about 0.1 s a page
     memory_bytes: int = 1_500_000_000
     input_bytes: int = 200_000_000
     output_characters: int = 20_000_000

@@ -196,6 +196,7 @@ def _page_items(page: Any) -> list[Any]:
         size = Counter(round(c["size"], 1) for c in line["chars"]).most_common(1)[0][0]
         position = {"top": line["top"], "bottom": line["bottom"], "x0": line["x0"], "height": page.height}
         items.append((line["top"], {"text": line["text"], "size": size, **position}))
+    page.close()  # or every page's characters stay in memory until the last
     return [item for _, item in sorted(items, key=lambda pair: pair[0])]
 
 
