@@ -16,6 +16,7 @@ from quarry_runtime import tiny
 from quarry_runtime.encode import Encoder
 
 from quarry_ingestion.extract import Limits, read
+from quarry_ingestion.sources import only_one
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
@@ -113,6 +114,16 @@ def test_a_file_name_that_is_not_utf8_and_text_without_tokens(tmp_path: Path, mo
     assert (found["documents"], found["skipped"]) == (2, [])
     with sqlite3.connect(tmp_path / "home" / "index" / found["generation"] / "passages.db") as database:
         assert database.execute("SELECT document_id FROM documents ORDER BY 1").fetchall() == [("caf\\xe9.txt",), ("invisible.txt",)]
+
+
+def test_two_at_once_do_not_write_into_each_other(folder: Path, tmp_path: Path, model: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    with only_one(home):
+        done = run(folder, home, model)
+    assert (done.returncode, "another ingest" in done.stderr) == (2, True)
+    assert not (home / "index").exists()
+    report(run(folder, home, model))
 
 
 def test_what_cannot_work_is_told_without_a_traceback(tmp_path: Path, model: Path, folder: Path) -> None:

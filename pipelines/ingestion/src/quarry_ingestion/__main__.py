@@ -21,7 +21,7 @@ from .blocks import Document
 from .chunk import CHUNKER, Chunk, chunk
 from .extract import Skipped, extract, preload
 from .publish import exists, generation_name, publish, set_current
-from .sources import SourceError, files, folders, readable, remember
+from .sources import SourceError, files, folders, only_one, readable, remember
 
 EMBED_AT_ONCE = 256
 
@@ -107,7 +107,8 @@ def main() -> None:
     args = parser.parse_args()
     try:
         args.home.mkdir(parents=True, exist_ok=True)
-        print(json.dumps(ingest(args.folder, args.home.resolve(), args.model_dir), ensure_ascii=False))
+        with only_one(args.home):
+            print(json.dumps(ingest(args.folder, args.home.resolve(), args.model_dir), ensure_ascii=False))
     except (SourceError, ManifestError) as error:
         print(f"not ingested: {error}", file=sys.stderr)
         sys.exit(2)

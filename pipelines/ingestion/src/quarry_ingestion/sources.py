@@ -1,8 +1,10 @@
 """Where documents come from. A folder now; S3 will be another function that yields the same."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -27,6 +29,21 @@ def files(root: Path) -> Iterator[Path]:
 def readable(name: str) -> str:
     """A file name as text that can be stored and sent: its bytes that are not UTF-8 are written as escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def only_one(home: Path) -> Iterator[None]:
+    """Hold `home` against another ingest for as long as this lasts; a process that dies lets go.
+
+    Raises:
+        SourceError: another one is at work.
+    """
+    with (home / "ingest.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SourceError("another ingest is writing to this index: wait for its end and try again") from None
+        yield
 
 
 def folders(home: Path, added: Path) -> list[Path]:
