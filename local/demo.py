@@ -7,9 +7,9 @@ QUESTIONS = [
     "How deep is the drainage sump SP2 on basement level 2?",
     "Who is the fire safety coordinator for the site?",
     "How many of the induction test questions does a new starter have to get right?",
-    "Under revision B of the working at height procedure, how high above the deck did the main guardrail have to be?",
+    "What is the value of the scaffolding subcontract?",
     "What share of the site's construction waste is allowed to go to landfill?",
-    "How far did the swivel coupler fall from the Tower A west face scaffold?",
+    "Who carried out the scaffold inspection of 10 February 2026?",
     "What is the active substance on which Slowset R4 is based?",
     "What is the weekly hire charge for tower crane TC1?",
 ]
