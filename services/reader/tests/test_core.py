@@ -53,6 +53,14 @@ async def test_an_answer_deep_in_a_long_passage_is_found_exactly(reader: Reader)
     assert len(reply.spans[0].evidence) == 1, "windows that share it give one answer"
 
 
+async def test_a_long_request_does_not_hold_up_a_short_one(reader: Reader) -> None:
+    long = asyncio.ensure_future(read(reader, "who", *["the is in " * 9_000] * 4, "beta"))
+    await asyncio.sleep(0)
+    assert reader.scheduler.queued_tokens == 0, "the loop is free while the long one is still being tokenised"
+    assert (await read(reader, "who", "alpha")).spans[0].text == "alpha"
+    assert (await long).spans[0].text == "beta"
+
+
 async def test_passages_without_words_are_an_abstention(reader: Reader) -> None:
     reply = await read(reader, "who", "", "\x00")
     assert (reply.spans, reply.abstained, reply.tokens_read) == ((), True, 0)

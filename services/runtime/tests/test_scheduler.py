@@ -148,6 +148,30 @@ async def test_a_row_over_the_budget_runs_alone(scheduler: Scheduler, model: Mod
     assert [90] in model.batches and [80] in model.batches
 
 
+async def test_a_runner_outlives_too_few_outputs_and_callers_whose_loop_is_gone() -> None:
+    def run(rows: Sequence[Row]) -> list[np.ndarray[Any, Any]]:
+        time.sleep(0.05)
+        return [np.zeros((0 if rows[0][0][0] == POISON else len(rows), 4), np.float32)]
+
+    scheduler = Scheduler(run, SchedulerSettings(runners=1))
+    with pytest.raises(QuarryError) as failed:
+        await scheduler.submit([row(POISON)], soon())
+    assert failed.value.code is ErrorCode.INTERNAL
+
+    def leave() -> None:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(scheduler.submit([row(1)], soon()))
+        loop.run_until_complete(asyncio.sleep(0.01))
+        task.cancel()
+        loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+        loop.close()
+
+    await asyncio.to_thread(leave)
+    assert len(await scheduler.submit([row(2)], soon())) == 1
+    assert scheduler.queued_tokens == 0
+    scheduler.close()
+
+
 async def test_after_close_nothing_is_taken(scheduler: Scheduler) -> None:
     scheduler.close()
     with pytest.raises(QuarryError) as stopped:

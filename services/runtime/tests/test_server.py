@@ -79,6 +79,7 @@ async def test_predictions_speak_seldons_protocol(client: httpx.AsyncClient) -> 
         ("GET", "/nope", b"", {}, "not_found"),
         ("GET", "/api/v1.0/predictions", b"", {}, "method_not_allowed"),
         ("DELETE", "/predict", b"", {}, "method_not_allowed"),
+        ("POST", "/predict/", b"{}", {"Content-Type": "application/json"}, "not_found"),
         ("POST", "/predict", b"{}", {"Content-Type": "text/plain"}, "unsupported_media_type"),
         ("POST", "/predict", b"{}", {}, "unsupported_media_type"),
         ("POST", "/predict", b"", {"Content-Type": "application/json"}, "invalid_request"),
@@ -117,6 +118,15 @@ async def test_a_body_is_not_read_past_the_limit(client: httpx.AsyncClient) -> N
     reply = await client.post("/predict", content=endless(), headers={"Content-Type": "application/json"})
     assert reply.status_code == 413
     assert sent < 50_000_000
+
+
+async def test_a_caller_who_stops_sending_is_let_go_at_the_deadline(client: httpx.AsyncClient) -> None:
+    async def stalled() -> Any:
+        yield b'{"jsonData": '
+        await asyncio.sleep(60)
+
+    reply = await client.post("/predict", content=stalled(), headers={"Content-Type": "application/json", "X-Request-Deadline-Ms": "50"}, timeout=20)
+    assert (reply.status_code, reply.json()["code"]) == (504, "deadline_exceeded")
 
 
 async def test_a_crash_tells_nothing_and_logs_no_words(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,6 @@
 """The reader: windows, model, spans. No web framework here."""
 
+import asyncio
 import os
 import time
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from . import spans
 from .windows import WindowMaker
 
 SPANS_PER_WINDOW = 5
+CHARS_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,11 @@ class Reader:
         Raises:
             QuarryError: `overloaded`, `deadline_exceeded`, `internal`.
         """
-        windows = self._windows.windows(request.question, [p.text for p in request.passages])
+        texts = [p.text for p in request.passages]
+        if sum(map(len, texts)) > CHARS_AT_ONCE:  # long texts take long to tokenise: the others go on meanwhile
+            windows = await asyncio.to_thread(self._windows.windows, request.question, texts)
+        else:
+            windows = self._windows.windows(request.question, texts)
         rows = [(w.ids, w.types) for w in windows]
         outputs = await self.scheduler.submit(rows, deadline) if rows else []
         found = spans.candidates(windows, outputs, self.manifest.max_answer_tokens, max(SPANS_PER_WINDOW, request.top_k))

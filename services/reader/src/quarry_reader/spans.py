@@ -75,12 +75,13 @@ def normalised(text: str) -> str:
 
 def answers(found: Sequence[Candidate], passages: Sequence[ReadPassage], calibration: Calibration, top_k: int) -> list[Span]:
     """The `top_k` best answers: overlapping spans merged into the best, the same words elsewhere joined as further evidence."""
-    kept: list[Candidate] = []
+    kept: dict[int, list[Candidate]] = {}
     by_text: dict[str, list[Candidate]] = {}
     for candidate in sorted(found, key=lambda c: (-rank_score(c), c.passage, c.start, c.end)):
-        if any(c.passage == candidate.passage and c.start < candidate.end and candidate.start < c.end for c in kept):
+        own = kept.setdefault(candidate.passage, [])
+        if any(c.start < candidate.end and candidate.start < c.end for c in own):
             continue
-        kept.append(candidate)
+        own.append(candidate)
         by_text.setdefault(normalised(passages[candidate.passage].text[candidate.start : candidate.end]), []).append(candidate)
     return [_span(group, passages, calibration) for group in list(by_text.values())[:top_k]]
 

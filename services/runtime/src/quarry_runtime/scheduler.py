@@ -5,6 +5,7 @@ the batch stays within the token budget and the padding bound. A lone request ne
 """
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -166,10 +167,9 @@ class Scheduler:
         return None
 
     def _compute(self, batch: Sequence[tuple[_Job, int]]) -> None:
-        rows = [job.rows[row] for job, row in batch]
         began = time.perf_counter()
         try:
-            outputs = self._run(rows)
+            outputs = self._outputs(batch)
         except Exception:
             self._apart(batch)
             return
@@ -182,24 +182,31 @@ class Scheduler:
             own = [(j, row) for j, row in batch if j is job]
             began = time.perf_counter()
             try:
-                outputs = self._run([job.rows[row] for _, row in own])
+                outputs = self._outputs(own)
             except Exception as error:
                 self._fail(own, error)
             else:
                 self._deliver(own, outputs, time.perf_counter() - began)
 
-    def _deliver(self, batch: Sequence[tuple[_Job, int]], outputs: Sequence[Array], seconds: float) -> None:
+    def _outputs(self, batch: Sequence[tuple[_Job, int]]) -> list[list[Array]]:
+        """Run the model; each row's outputs, padding cut off. Raises whatever the model raises, or when it gives fewer rows."""
+        rows = [job.rows[row] for job, row in batch]
+        outputs = self._run(rows)
+        lengths = [len(ids) for ids, _ in rows]
+        return [[o[i, :n] if o.ndim > 1 and o.shape[1] >= n else o[i] for o in outputs] for i, n in enumerate(lengths)]
+
+    def _deliver(self, batch: Sequence[tuple[_Job, int]], outputs: Sequence[list[Array]], seconds: float) -> None:
         lengths = [len(job.rows[row][0]) for job, row in batch]
         done: list[_Job] = []
         with self._ready:
             self._account(lengths, seconds)
             for i, (job, row) in enumerate(batch):
-                job.results[row] = [output[i, : lengths[i]] if output.ndim > 1 and output.shape[1] >= lengths[i] else output[i] for output in outputs]
+                job.results[row] = outputs[i]
                 job.left -= 1
                 if job.left == 0:
                     done.append(job)
         for job in done:
-            job.loop.call_soon_threadsafe(_settle, job.future, job.results, None)
+            _tell(job, job.results, None)
 
     def _account(self, lengths: Sequence[int], seconds: float) -> None:
         tokens = sum(lengths)
@@ -216,7 +223,12 @@ class Scheduler:
             self._queued_tokens -= sum(len(j.rows[row][0]) for j, row in batch)
         problem = QuarryError(ErrorCode.INTERNAL)
         problem.__cause__ = error
-        job.loop.call_soon_threadsafe(_settle, job.future, None, problem)
+        _tell(job, None, problem)
+
+
+def _tell(job: _Job, results: list[list[Array]] | None, error: Exception | None) -> None:
+    with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody is left to tell
+        job.loop.call_soon_threadsafe(_settle, job.future, results, error)
 
 
 def _settle(future: "asyncio.Future[list[list[Array]]]", results: list[list[Array]] | None, error: Exception | None) -> None:

@@ -121,6 +121,7 @@ def create_app(settings: ServerSettings, load: Load, on_load_failure: Callable[[
     gets = [Route(path, page, methods=["GET"]) for path, page in pages.items()]
     handlers: Any = {HTTPException: _http_error, QuarryError: _quarry_error, Exception: _unexpected}
     app = Starlette(routes=posts + gets, exception_handlers=handlers, lifespan=lifespan)
+    app.router.redirect_slashes = False  # an unknown path is 404, never a redirect
     app.state.quarry = state
     return app
 
@@ -157,7 +158,7 @@ async def _predict(request: Request, settings: ServerSettings, state: State, met
         if state.model is None:
             _model(state)
         deadline = began + _remaining_sec(request, settings)
-        message = loads(await _body(request, settings.max_body_bytes))
+        message = loads(await _body_before(request, settings.max_body_bytes, deadline))
         reply = await _answer(request, state, message, deadline)
         code = "ok"
         return _json({"jsonData": reply, "meta": {"requestPath": {settings.service: "quarry"}}}, request_id(request))
@@ -199,6 +200,15 @@ async def _answer(request: Request, state: State, message: Any, deadline: float)
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _body_before(request: Request, limit: int, deadline: float) -> bytes:
+    """A caller who stops sending in the middle holds nothing longer than the deadline."""
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            return await _body(request, limit)
+    except TimeoutError:
+        raise QuarryError(ErrorCode.DEADLINE_EXCEEDED) from None
 
 
 async def _body(request: Request, limit: int) -> bytes:
