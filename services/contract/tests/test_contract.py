@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from quarry_contract import manifests, messages
 from quarry_contract.codec import Message, decode, loads
 from quarry_contract.errors import BY_CODE, ErrorCode, QuarryError
-from quarry_contract.manifests import FileDigest, ManifestError, ModelManifest, digest_file, read_manifest, verify_files, write_manifest
+from quarry_contract.manifests import ManifestError, ModelManifest, digest_file, read_manifest, verify_files, write_manifest
 
 from .make_golden import EXAMPLES, GOLDEN
 
@@ -152,5 +152,8 @@ def test_damage_links_and_paths_outside_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").symlink_to(tmp_path / "real")
     with pytest.raises(ManifestError, match="plain file"):
         verify_files(tmp_path, manifest.files)
+    # The file is there and whole: only its place is wrong.
+    (tmp_path / "sub").mkdir()
+    assert (tmp_path / "sub" / "../real").read_bytes() == b"weights"
     with pytest.raises(ManifestError, match="plain file"):
-        verify_files(tmp_path / "sub", {"../real": FileDigest("0" * 64, 7)})
+        verify_files(tmp_path / "sub", {"../real": digest_file(tmp_path / "real")})

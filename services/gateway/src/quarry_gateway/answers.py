@@ -124,5 +124,6 @@ def verify(response: AnswerResponse, texts: DocumentResponse) -> None:
     if len(texts.texts) != len(cited):
         raise EvidenceMismatch("the retriever did not give every cited range")
     for citation, found in zip(cited, texts.texts, strict=True):
-        if found is None or found.text != citation.text:
+        place = (citation.document_id, citation.version, citation.start, citation.end, citation.text)
+        if found is None or (found.document_id, found.version, found.start, found.end, found.text) != place:
             raise EvidenceMismatch(f"{citation.document_id} {citation.version} {citation.start}-{citation.end}")

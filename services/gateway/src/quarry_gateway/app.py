@@ -132,7 +132,10 @@ async def _quarry_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}.get(error.status_code, ErrorCode.INVALID_REQUEST)
-    return problem(request, QuarryError(code))
+    reply = problem(request, QuarryError(code))
+    if allow := (error.headers or {}).get("Allow"):
+        reply.headers["Allow"] = allow  # RFC 9110 15.5.6 asks for it with 405
+    return reply
 
 
 async def _gone(_: Request, __: Exception) -> Response:

@@ -38,12 +38,11 @@ class SeldonRetriever:
         """Ask the retriever.
 
         Raises:
-            QuarryError: as Upstream.predict.
+            QuarryError: as Upstream.ask.
         """
         call = CALL.get()
         request = SearchRequest(query, self.depth, retrieval, filters or {})  # type: ignore[arg-type] # checked when it came in
-        reply = await call.retriever.predict({"search": request.to_dict()}, call)
-        found = SearchResponse.from_dict(reply["search"])
+        found = await call.retriever.ask(request.to_dict(), call, SearchResponse, "search")
         return {"documents": [to_document(p) for p in found.passages], "generation": found.generation, "degraded": list(found.degraded)}
 
     @component.output_types(documents=list[Document], generation=str, degraded=list[str])
@@ -61,14 +60,14 @@ class SeldonReader:
         """Ask the reader.
 
         Raises:
-            QuarryError: as Upstream.predict, but for the codes in DEGRADES.
+            QuarryError: as Upstream.ask, but for the codes in DEGRADES.
         """
         call = CALL.get()
         if not documents:
             return {"documents": [], "reading": None, "degraded": []}
         request = ReadRequest(query, tuple(ReadPassage(d.id, d.content or "") for d in documents), top_k)
         try:
-            reading = ReadResponse.from_dict(await call.reader.predict(request.to_dict(), call))
+            reading = await call.reader.ask(request.to_dict(), call, ReadResponse)
         except QuarryError as error:
             if error.code not in DEGRADES:
                 raise

@@ -1,5 +1,6 @@
 """HTTP in, contract messages through, HTTP out."""
 
+import asyncio
 import json
 import re
 import time
@@ -11,7 +12,16 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from quarry_contract.codec import loads
 from quarry_contract.errors import ErrorCode, QuarryError, invalid
-from quarry_contract.messages import HEADER_DEADLINE_MS, HEADER_REQUEST_ID, AnswerRequest, DocumentRequest, DocumentResponse, SearchRequest, TextRange
+from quarry_contract.messages import (
+    HEADER_DEADLINE_MS,
+    HEADER_REQUEST_ID,
+    AnswerRequest,
+    DocumentRequest,
+    DocumentResponse,
+    SearchRequest,
+    SearchResponse,
+    TextRange,
+)
 
 from .openapi import described
 from .service import Gateway
@@ -59,12 +69,20 @@ def call_of(request: Request) -> Call:
     return call
 
 
-async def body_of(request: Request) -> Any:
-    """The JSON body, refused as soon as it is known to be too large.
+async def body_of(request: Request, call: Call) -> Any:
+    """The JSON body, refused as soon as it is known to be too large, waited for no longer than the deadline.
 
     Raises:
-        QuarryError: `unsupported_media_type`, `too_large`, `invalid_request`.
+        QuarryError: `unsupported_media_type`, `too_large`, `invalid_request`, `deadline_exceeded`.
     """
+    try:
+        async with asyncio.timeout(call.remaining_sec()):
+            return loads(await _read(request))
+    except TimeoutError:
+        raise QuarryError(ErrorCode.DEADLINE_EXCEEDED) from None
+
+
+async def _read(request: Request) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise QuarryError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
     limit = gateway(request).settings.max_body_bytes
@@ -79,7 +97,7 @@ async def body_of(request: Request) -> Any:
                 break
     if size > limit:
         raise QuarryError(ErrorCode.TOO_LARGE, f"the body is larger than {limit} bytes")
-    return loads(b"".join(parts))
+    return b"".join(parts)
 
 
 def reply(content: dict[str, Any]) -> Response:
@@ -94,7 +112,7 @@ async def answers(request: Request) -> Response:
     Every answer is checked against its document before it is sent. When none is sure enough, `abstained` is true and `reason` says why.
     """
     call = call_of(request)
-    asked = AnswerRequest.from_dict(await body_of(request))
+    asked = AnswerRequest.from_dict(await body_of(request, call))
     return reply((await gateway(request).answer(asked, call)).to_dict())
 
 
@@ -102,9 +120,9 @@ async def answers(request: Request) -> Response:
 async def search(request: Request) -> Response:
     """Find passages, without reading them."""
     call = call_of(request)
-    asked = SearchRequest.from_dict(await body_of(request))
-    found = await call.retriever.predict({"search": asked.to_dict()}, call)
-    return reply({**found["search"], "request_id": call.request_id})
+    asked = SearchRequest.from_dict(await body_of(request, call))
+    found = await call.retriever.ask(asked.to_dict(), call, SearchResponse, "search")
+    return reply({**found.to_dict(), "request_id": call.request_id})
 
 
 @router.get("/v1/documents/{document_id:path}", **described("document"))
@@ -119,10 +137,10 @@ async def document(request: Request, document_id: str) -> Response:
     if wanted.end - wanted.start > MAX_RANGE_CHARS:
         raise invalid(f"end - start must be at most {MAX_RANGE_CHARS}")
     asked = DocumentRequest((wanted,)).to_dict()
-    found = DocumentResponse.from_dict((await call.retriever.predict({"documents": asked}, call))["documents"]).texts[0]
-    if found is None:
+    found = (await call.retriever.ask(asked, call, DocumentResponse, "documents")).texts
+    if not found or found[0] is None:
         raise QuarryError(ErrorCode.NOT_FOUND, "there is no such document, or not in this version")
-    return reply({**found.to_dict(), "request_id": call.request_id})
+    return reply({**found[0].to_dict(), "request_id": call.request_id})
 
 
 def _offset(request: Request, name: str, default: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from haystack import Pipeline
 from quarry_contract.errors import ErrorCode, QuarryError
 from quarry_contract.manifests import ReleaseManifest, read_manifest
-from quarry_contract.messages import AnswerRequest, AnswerResponse, DocumentRequest, DocumentResponse
+from quarry_contract.messages import MAX_RANGES, AnswerRequest, AnswerResponse, DocumentRequest, DocumentResponse, DocumentText
 
 from . import answers
 from .answers import EvidenceMismatch, Findings
@@ -87,10 +87,11 @@ class Gateway:
 
     async def _verify(self, response: AnswerResponse, call: Call) -> None:
         wanted = answers.ranges(response)
-        if not wanted:
-            return
-        found = await call.retriever.predict({"documents": DocumentRequest(wanted).to_dict()}, call)
-        answers.verify(response, DocumentResponse.from_dict(found["documents"]))
+        texts: list[DocumentText | None] = []
+        for first in range(0, len(wanted), MAX_RANGES):  # one call, unless there are very many citations
+            request = DocumentRequest(wanted[first : first + MAX_RANGES])
+            texts += (await call.retriever.ask(request.to_dict(), call, DocumentResponse, "documents")).texts
+        answers.verify(response, DocumentResponse(tuple(texts)))
 
     async def missing(self) -> list[str]:
         """What keeps this gateway from answering."""

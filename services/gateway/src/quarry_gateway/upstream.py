@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
-from quarry_contract.codec import loads
+from quarry_contract.codec import Message, loads
 from quarry_contract.errors import BY_CODE, ErrorCode, QuarryError
 from quarry_contract.messages import HEADER_DEADLINE_MS, HEADER_REQUEST_ID
 
+M = TypeVar("M", bound=Message)
 PREDICTIONS = "/api/v1.0/predictions"
 # These mean the same to our caller as to us; any other failure of an upstream is `upstream_failed`.
 PASSED_ON = {ErrorCode.INVALID_REQUEST, ErrorCode.TOO_LARGE, ErrorCode.OVERLOADED, ErrorCode.DEADLINE_EXCEEDED}
@@ -43,6 +44,18 @@ class Upstream:
         self._observe = observe
         self._budget = RetryBudget()
         self._session: aiohttp.ClientSession | None = None
+
+    async def ask(self, data: dict[str, Any], call: "Call", wanted: type[M], under: str | None = None) -> M:
+        """Predict, and check the reply against the contract; `under` is the key the message travels under.
+
+        Raises:
+            QuarryError: as `predict`; `upstream_failed` when the reply is not a `wanted`: that is never our caller's fault.
+        """
+        found = await self.predict({under: data} if under else data, call)
+        try:
+            return wanted.from_dict(found.get(under) if under and isinstance(found, dict) else found)
+        except QuarryError as error:
+            raise QuarryError(ErrorCode.UPSTREAM_FAILED, f"the {self.name}'s reply is not as the contract says") from error
 
     async def predict(self, data: dict[str, Any], call: "Call") -> Any:
         """jsonData in, jsonData out, within the call's deadline.
