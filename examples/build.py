@@ -171,7 +171,14 @@ def _article(name: str, document: Document, lines: list[str], problems: list[str
             answers = [{"text": record["answer"], "answer_start": at - a}]
         qa = {"id": identity, "question": record["question"], "answers": answers, "is_impossible": not answers}
         paragraphs.setdefault((a, b), []).append(qa)
-    return {"title": name, "paragraphs": [{"context": document.text[a:b], "qas": qas} for (a, b), qas in sorted(paragraphs.items())]}
+    made = [{"heading": _heading(document, a), "context": document.text[a:b], "qas": qas} for (a, b), qas in sorted(paragraphs.items())]
+    return {"title": name, "paragraphs": made}
+
+
+def _heading(document: Document, start: int) -> str:
+    """The document's title and the section at `start`, as the gateway tells them to the reader."""
+    sections = [heading for heading, at in document.sections if at <= start]
+    return " - ".join(dict.fromkeys([document.title, *sections[-1:]]))
 
 
 def _locate(text: str, evidence: str) -> tuple[int, int] | None:

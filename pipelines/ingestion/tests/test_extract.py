@@ -126,6 +126,28 @@ def test_pdf_pages_paragraphs_tables_headings_and_no_running_lines(tmp_path: Pat
     assert [h for h, _ in found.sections] == ["Lifting plan", "2 Weather"]
 
 
+def test_a_paragraph_over_a_page_break_stays_whole_and_knows_both_pages(tmp_path: Path) -> None:
+    style = getSampleStyleSheet()["Normal"]
+    rng = random.Random(4)
+    words = " ".join("".join(rng.choices("abcdefgh", k=rng.randint(2, 9))) for _ in range(1500))
+    SimpleDocTemplate(str(tmp_path / "a.pdf"), pagesize=A4).build([Paragraph("The wall begins here.", style), Paragraph(f"It goes on {words} to its end.", style)])
+    found = extract(tmp_path / "a.pdf", tmp_path)
+    assert isinstance(found, Document)
+    assert found.text == f"The wall begins here.\n\nIt goes on {words} to its end."
+    (_, first), (number, second), *_ = found.pages
+    assert (first, number) == (0, 2)
+    assert found.text[second - 1] == " " and found.text[second].islower()
+
+
+def test_paragraphs_that_end_with_their_page_stay_apart(tmp_path: Path) -> None:
+    style = getSampleStyleSheet()["Normal"]
+    story = [Paragraph("The wall ends.", style), PageBreak(), Paragraph("a) first of the list", style), PageBreak(), Paragraph("Then more", style)]
+    SimpleDocTemplate(str(tmp_path / "a.pdf"), pagesize=A4).build(story)
+    found = extract(tmp_path / "a.pdf", tmp_path)
+    assert isinstance(found, Document)
+    assert found.text == "The wall ends.\n\na) first of the list\n\nThen more"
+
+
 def test_memory_does_not_grow_with_a_pdfs_pages(tmp_path: Path) -> None:
     style = getSampleStyleSheet()
     page = [Paragraph("The quay wall stands on piles that reach the clay. " * 60, style["Normal"]), PageBreak()]

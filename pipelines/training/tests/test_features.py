@@ -62,3 +62,14 @@ def test_best_span_agrees_with_trying_every_span(n: int, seed: int) -> None:
     score, first, last = predict.best_span(start, end, allowed)
     assert score == pytest.approx(max(float(start[i] + end[j]) for i, j in spans), abs=1e-5)
     assert (first, last) in spans
+
+
+def test_the_heading_stands_with_the_question_as_the_reader_service_reads_it(tiny_reader: Path) -> None:
+    tokenizer = features.load_tokenizer(tiny_reader, max_tokens=48)
+    heading = " ".join(WORDS[:3] * 20)
+    [window, *_] = features.encode_pair(tokenizer, Example("1", "", "who", "the wall", (), heading="anna built"))
+    assert window.ids[1 : window.ids.index(tokenizer.token_to_id("[SEP]"))] == tokenizer.encode("who | anna built", add_special_tokens=False).ids
+    assert [window.offsets[i] for i, s in enumerate(window.sequence_ids) if s == 1] == [(0, 3), (4, 8)]
+    tokenizer.enable_truncation(200, stride=16, strategy="only_second")
+    [window, *_] = features.encode_pair(tokenizer, Example("1", "", "who", "the wall", (), heading=heading))
+    assert sum(s == 0 for s in window.sequence_ids) == 2 + features.MAX_HEADING_TOKENS

@@ -56,6 +56,26 @@ async def test_a_wrong_method_is_told_the_right_one(client: httpx.AsyncClient) -
         assert (reply.status_code, reply.headers["Allow"]) == (405, "POST")
 
 
+async def test_head_is_get_without_a_body(client: httpx.AsyncClient) -> None:  # noqa: F811
+    reply = await client.head("/healthz")
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "application/json")
+
+
+async def test_outcomes_are_counted_by_stable_error_code(client: httpx.AsyncClient) -> None:  # noqa: F811
+    await client.post("/v1/answers", json={"question": ""})
+    await client.get("/healthz")
+    counted = (await client.get("/metrics")).text
+    assert 'quarry_gateway_requests_total{code="invalid_request",route="/v1/answers"} 1.0' in counted
+    assert 'quarry_gateway_requests_total{code="ok",route="/healthz"} 1.0' in counted
+
+
+async def test_a_surer_span_of_lower_rank_does_not_stand_in_for_an_unsure_best_one(client: httpx.AsyncClient, upstream: StandIn) -> None:  # noqa: F811
+    [span] = upstream.spans[:1]
+    upstream.spans = [{**span, "confidence": 0.1}, {**span, "confidence": 0.99}]
+    reply = (await ask(client)).json()
+    assert (reply["abstained"], reply["answers"], reply["reason"]) == (True, [], "not_confident")
+
+
 def test_a_body_that_never_comes_ends_at_the_deadline_and_does_not_hold_up_the_end(release: Path, upstream: StandIn) -> None:
     process, url = start(release, upstream)
     try:

@@ -74,3 +74,21 @@ def test_a_question_of_nothing_readable_is_refused(maker: WindowMaker) -> None:
 
 def test_an_empty_passage_gives_no_window(maker: WindowMaker) -> None:
     assert [w.passage for w in maker.windows("who", ["", "alpha", "\x00"])] == [1]
+
+
+def test_the_heading_stands_with_the_question_and_is_no_part_of_the_passage(artefact: Path) -> None:
+    tokenizer = open_tokenizer(artefact / "tokenizer.json")
+    maker = WindowMaker(tokenizer, 64, 16, 16, max_heading_tokens=2)
+    [with_heading, without] = maker.windows("who", ["alpha word3", "alpha"], ["word1 word2 word5", ""])
+    first = tokenizer.encode("who | word1 word2", add_special_tokens=False).ids
+    assert with_heading.ids[1 : with_heading.first - 1] == first, "cut to two tokens, after the question"
+    assert with_heading.offsets == [(0, 5), (6, 11)]
+    assert without.ids[1 : without.first - 1] == tokenizer.encode("who", add_special_tokens=False).ids
+    untrained = WindowMaker(tokenizer, 64, 16, 16)
+    assert untrained.windows("who", ["alpha"], ["word1"]) == untrained.windows("who", ["alpha"])
+
+
+def test_special_tokens_in_a_document_are_text(maker: WindowMaker) -> None:
+    [window] = maker.windows("who", ["alpha [SEP] [CLS] word3"])
+    special = {maker.tokenizer.token_to_id(name) for name in ("[SEP]", "[CLS]")}
+    assert not special & set(window.ids[window.first : -1])

@@ -15,11 +15,15 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]")
 
 @dataclass(frozen=True)
 class Block:
-    """One heading, paragraph or table row, as it stands in the document. `page` is 1-based where there are pages."""
+    """One heading, paragraph or table row, as it stands in the document. `page` is 1-based where there are pages.
+
+    `runs_on` is what follows on the next page, of a paragraph that a page break cuts.
+    """
 
     kind: Kind
     text: str
     page: int | None = None
+    runs_on: "Block | None" = None
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,19 @@ def assemble(blocks: Sequence[Block]) -> tuple[str, tuple[tuple[int, int], ...],
     length = 0
     previous: Kind | None = None
     for block in blocks:
-        text = clean(block.text)
-        if not text:
+        if not clean(block.text):
             continue
         gap = "" if previous is None else "\n" if previous == block.kind == "row" else "\n\n"
-        length += len(gap)
-        if block.page is not None and (not pages or pages[-1][0] != block.page):
-            pages.append((block.page, length))
         if block.kind == "heading":
-            sections.append((text, length))
-        parts += [gap, text]
-        length += len(text)
+            sections.append((clean(block.text), length + len(gap)))
+        part: Block | None = block
+        while part is not None:
+            text = clean(part.text)
+            length += len(gap)
+            if part.page is not None and (not pages or pages[-1][0] != part.page):
+                pages.append((part.page, length))
+            parts += [gap, text]
+            length += len(text)
+            part, gap = part.runs_on, "" if text.endswith("-") else " "
         previous = block.kind
     return "".join(parts), tuple(pages), tuple(sections)

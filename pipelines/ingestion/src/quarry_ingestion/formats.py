@@ -4,6 +4,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .blocks import Block
@@ -184,7 +185,22 @@ def pdf(data: bytes) -> list[Block]:
         raise Unreadable("no_text", "the PDF has no text: scanned pages need optical character recognition first")
     body = Counter(round(line["size"], 1) for line in lines for _ in range(len(line["text"]))).most_common(1)[0][0]
     repeated = _running_lines(pages)
-    return [block for number, items in enumerate(pages, start=1) for block in _page_blocks(items, number, body, repeated)]
+    return _joined([list(_page_blocks(items, number, body, repeated)) for number, items in enumerate(pages, start=1)])
+
+
+def _joined(pages: Sequence[Sequence[Block]]) -> list[Block]:
+    """Paragraphs cut by a page break, made whole: the first part ends without a stop and the next page goes on in small letters."""
+    blocks: list[Block] = []
+    for page in reversed(pages):
+        if page and blocks and _goes_on(page[-1], blocks[0]):
+            page = [*page[:-1], replace(page[-1], runs_on=blocks.pop(0))]
+        blocks = [*page, *blocks]
+    return blocks
+
+
+def _goes_on(before: Block, after: Block) -> bool:
+    cut = before.kind == after.kind == "paragraph" and not re.search(r"[.!?:;][\"'”’)\]]*$", before.text.rstrip())
+    return cut and bool(re.match(r"[\"'“‘(]*[a-z0-9£$€]", after.text)) and not re.match(r"(\d+(\.\d+)*|[a-z])[.)]\s", after.text)
 
 
 def _page_items(page: Any) -> list[Any]:

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForQuestionAnswering
 
 from .base import PACKAGED
-from .features import MAX_QUESTION_TOKENS, MAX_TOKENS, STRIDE, positions
+from .features import MAX_HEADING_TOKENS, MAX_QUESTION_TOKENS, MAX_TOKENS, STRIDE, positions
 from .predict import MAX_ANSWER_TOKENS
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -78,6 +78,7 @@ def export_reader(
             "max_tokens": max_tokens,
             "stride": min(STRIDE, max_tokens // 3),
             "max_question_tokens": MAX_QUESTION_TOKENS,
+            "max_heading_tokens": MAX_HEADING_TOKENS,
             "max_answer_tokens": MAX_ANSWER_TOKENS,
             "calibration": calibration,
             "data_digest": data_digest,

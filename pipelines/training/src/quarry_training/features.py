@@ -14,6 +14,7 @@ from .squad import Example
 MAX_TOKENS = 384
 STRIDE = 128
 MAX_QUESTION_TOKENS = 64
+MAX_HEADING_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def load_tokenizer(model_dir: Path, max_tokens: int | None = None) -> Tokenizer:
         max_tokens = min(MAX_TOKENS, positions(json.loads((model_dir / "config.json").read_text())))
     tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # as the services do: "[SEP]" in a document is text
     tokenizer.enable_truncation(max_tokens, stride=min(STRIDE, max_tokens // 3), strategy="only_second")
     return tokenizer
 
@@ -41,18 +43,22 @@ def positions(config: Mapping[str, Any]) -> int:
     return int(config["max_position_embeddings"]) - (2 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else 0)
 
 
-def encode_pair(tokenizer: Tokenizer, question: str, context: str) -> list[Encoding]:
-    """All windows of a question and its context; a question over MAX_QUESTION_TOKENS is cut."""
-    tokens = tokenizer.encode(question, add_special_tokens=False)
-    if len(tokens.ids) > MAX_QUESTION_TOKENS:
-        question = question[: tokens.offsets[MAX_QUESTION_TOKENS - 1][1]]
-    encoded = tokenizer.encode(question, context)
+def encode_pair(tokenizer: Tokenizer, example: Example) -> list[Encoding]:
+    """All windows of a question and its context, with the context's heading beside the question, as the reader service reads them."""
+    asked = _shortened(tokenizer, example.question, MAX_QUESTION_TOKENS)
+    heading = _shortened(tokenizer, example.heading, MAX_HEADING_TOKENS)
+    encoded = tokenizer.encode(f"{asked} | {heading}" if heading else asked, example.context)
     return [encoded, *encoded.overflowing]
+
+
+def _shortened(tokenizer: Tokenizer, text: str, tokens: int) -> str:
+    offsets = tokenizer.encode(text, add_special_tokens=False).offsets[:tokens]
+    return text[: offsets[-1][1]] if offsets else ""
 
 
 def features(tokenizer: Tokenizer, example: Example, rng: np.random.Generator) -> list[Feature]:
     """The windows of one example: all that hold the answer, and at most one that does not."""
-    windows = [_feature(w, example) for w in encode_pair(tokenizer, example.question, example.context)]
+    windows = [_feature(w, example) for w in encode_pair(tokenizer, example)]
     holding = [w for w in windows if w.end]
     others = [w for w in windows if not w.end]
     if others and (not holding or rng.random() < 0.25):

@@ -60,7 +60,7 @@ def predict(logits: Logits, tokenizer: Tokenizer, examples: Sequence[Example]) -
     """One prediction per example, in order."""
     windows: list[tuple[int, Encoding]] = []
     for i, example in enumerate(examples):
-        windows += [(i, w) for w in encode_pair(tokenizer, example.question, example.context)]
+        windows += [(i, w) for w in encode_pair(tokenizer, example)]
     best: dict[int, tuple[float, int, int]] = {}
     null: dict[int, float] = {}
     for batch in _by_length(windows):

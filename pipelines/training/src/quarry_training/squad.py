@@ -28,6 +28,7 @@ class Example:
     question: str
     context: str
     answers: tuple[tuple[str, int], ...]
+    heading: str = ""  # the document and section the context stands under: `heading` of the paragraph, beyond SQuAD's layout
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def load(path: Path) -> list[Example]:
 
 def _example(article: dict[str, Any], paragraph: dict[str, Any], qa: dict[str, Any]) -> Example:
     answers = () if qa.get("is_impossible") else tuple((a["text"], int(a["answer_start"])) for a in qa["answers"])
-    return Example(str(qa["id"]), str(article.get("title", "")), qa["question"].strip(), paragraph["context"], answers)
+    return Example(str(qa["id"]), str(article.get("title", "")), qa["question"].strip(), paragraph["context"], answers, str(paragraph.get("heading", "")))
 
 
 def check(examples: Iterable[Example], max_dropped: float = 0.25) -> tuple[list[Example], Report]:

@@ -52,6 +52,7 @@ class ModelManifest(Message):
     max_tokens: int  # window length in tokens, question and special tokens included
     stride: int = 128  # tokens shared by neighbouring windows
     max_question_tokens: int = 64
+    max_heading_tokens: int = 0  # of a passage's heading, read after the question; 0 = trained without headings
     max_answer_tokens: int = 48
     dimension: int | None = None  # retriever: embedding width
     question_encoder: str | None = None  # retriever: ONNX file names, the same when the weights are tied

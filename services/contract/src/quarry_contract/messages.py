@@ -15,6 +15,7 @@ Mode = Literal["extractive", "generative", "hybrid"]
 MAX_QUESTION_CHARS = 2_000
 MAX_PASSAGES = 200
 MAX_PASSAGE_CHARS = 100_000
+MAX_HEADING_CHARS = 1_000
 MAX_TOP_K = 100
 MAX_RANGES = 200
 MAX_FILTERS = 20
@@ -41,6 +42,7 @@ class ReadPassage(Message):
 
     passage_id: str
     text: str
+    heading: str = ""  # what it stands under, as in "Crane manual, rev. C - 4 Wind": read by models trained with headings, never answered from
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class ReadRequest(Message):
             raise invalid(f"passages must hold 1 to {MAX_PASSAGES} entries")
         if any(len(p.text) > MAX_PASSAGE_CHARS for p in self.passages):
             raise QuarryError(ErrorCode.TOO_LARGE, f"a passage is longer than {MAX_PASSAGE_CHARS} characters")
+        if any(len(p.heading) > MAX_HEADING_CHARS for p in self.passages):
+            raise QuarryError(ErrorCode.TOO_LARGE, f"a heading is longer than {MAX_HEADING_CHARS} characters")
         if len({p.passage_id for p in self.passages}) != len(self.passages):
             raise invalid("two passages have the same passage_id")
 
@@ -83,7 +87,7 @@ class Span(Message):
 
 @dataclass(frozen=True)
 class ReadResponse(Message):
-    """Answers, best first. No answer reaches `threshold` when `abstained`; the spans are still given."""
+    """Answers, best first. `abstained`: the best one does not reach `threshold`; the spans are given nevertheless."""
 
     spans: tuple[Span, ...]
     abstained: bool

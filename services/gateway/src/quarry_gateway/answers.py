@@ -45,13 +45,17 @@ class EvidenceMismatch(QuarryError):
 def compose(request: AnswerRequest, findings: Findings, threshold: float, release_id: str, request_id: str) -> AnswerResponse:
     """The reply: answers at or above the threshold, or an abstention with its reason.
 
+    When the best-ranked span is not sure enough, none is shown: the threshold was fitted on best spans, and a lower
+    one being surer only says that its own passage is clear about something, not that it answers the question.
+
     Raises:
         EvidenceMismatch: the reader cites words that its passage does not have.
     """
     passages = {p.passage.passage_id: p.passage for p in findings.passages}
     sure = request.min_confidence if request.min_confidence is not None else threshold
-    spans = [s for s in (findings.reading.spans if findings.reading else ()) if s.confidence >= sure]
-    answers = tuple(_answer(span, passages) for span in spans[: request.top_k])
+    spans = findings.reading.spans if findings.reading else ()
+    shown_spans = [s for s in spans[: request.top_k] if spans[0].confidence >= sure and s.confidence >= sure]
+    answers = tuple(_answer(span, passages) for span in shown_spans)
     reason = None if answers else _reason(findings)
     shown = tuple(findings.passages[: request.top_k]) if "reader" in findings.degraded else ()
     return AnswerResponse(answers, not answers, release_id, request_id, reason, findings.degraded, shown)

@@ -88,6 +88,8 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # RFC 9110 9.3.2: as GET; the server leaves the body out
+            scope = {**scope, "method": "GET"}
         request = Request(scope, receive)
         request.state.began = time.monotonic()
         identity = request_id(request)
@@ -114,11 +116,12 @@ class Observed:
 
     def _record(self, request: Request, status: int, identity: str) -> None:
         route = getattr(request.scope.get("route"), "path", "none")
-        self._metrics.requests.labels(route, str(status)).inc()
+        outcome = getattr(request.state, "outcome", "ok" if status < 400 else "cancelled" if status == 499 else "internal")
+        self._metrics.requests.labels(route, outcome).inc()
         self._metrics.seconds.labels(route).observe(elapsed_ms(request) / 1000)
         call = getattr(request.state, "call", None)
         hops = {f"quarry.{name}_ms": round(1000 * seconds, 1) for name, seconds in (call.hops if call else {}).items()}
-        entry = {"http.request.method": request.method, "http.route": route, "http.response.status_code": status, "http.request.id": identity}
+        entry = {"http.request.method": request.method, "http.route": route, "http.response.status_code": status, "http.request.id": identity, "event.outcome": outcome}
         log.info("request", extra={"fields": {**entry, "event.duration_ms": round(elapsed_ms(request), 1), **hops}})
 
 

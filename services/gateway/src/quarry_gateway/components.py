@@ -5,7 +5,7 @@ from typing import Any
 
 from haystack import Document, component
 from quarry_contract.errors import ErrorCode, QuarryError
-from quarry_contract.messages import Passage, ReadPassage, ReadRequest, ReadResponse, ScoredPassage, SearchRequest, SearchResponse
+from quarry_contract.messages import MAX_HEADING_CHARS, Passage, ReadPassage, ReadRequest, ReadResponse, ScoredPassage, SearchRequest, SearchResponse
 
 from .upstream import CALL
 
@@ -24,6 +24,11 @@ def to_passage(document: Document) -> ScoredPassage:
         return ScoredPassage(Passage.from_dict(document.meta), float(document.score or 0.0))
     except QuarryError as error:
         raise QuarryError(ErrorCode.INTERNAL, "the pipeline lost a passage's coordinates") from error
+
+
+def heading(document: Document) -> str:
+    """Title and section a passage stands under."""
+    return " - ".join(dict.fromkeys(str(document.meta[k]) for k in ("title", "section") if document.meta.get(k)))[:MAX_HEADING_CHARS]
 
 
 @component
@@ -65,7 +70,7 @@ class SeldonReader:
         call = CALL.get()
         if not documents:
             return {"documents": [], "reading": None, "degraded": []}
-        request = ReadRequest(query, tuple(ReadPassage(d.id, d.content or "") for d in documents), top_k)
+        request = ReadRequest(query, tuple(ReadPassage(d.id, d.content or "", heading(d)) for d in documents), top_k)
         try:
             reading = await call.reader.ask(request.to_dict(), call, ReadResponse)
         except QuarryError as error:

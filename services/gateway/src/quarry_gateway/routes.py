@@ -188,6 +188,7 @@ async def home() -> Response:
 def problem(request: Request, error: QuarryError) -> Response:
     """problem+json, RFC 9457."""
     identity = request_id(request)
+    request.state.outcome = error.code.code
     headers = {} if error.retry_after_sec is None else {"Retry-After": str(error.retry_after_sec)}
     return JSONResponse(error.to_problem(identity), error.code.status, headers, "application/problem+json")
 

@@ -70,9 +70,9 @@ class Reader:
         if manifest.calibration is None:
             raise ManifestError("model.json has no calibration: run the calibrate step before export")
         tokenizer = open_tokenizer(settings.model_dir / "tokenizer.json")
-        if manifest.max_tokens < manifest.max_question_tokens + manifest.stride + 4:
-            raise ManifestError("model.json leaves no room for passages: max_tokens is under max_question_tokens + stride + 4")
-        windows = WindowMaker(tokenizer, manifest.max_tokens, manifest.stride, manifest.max_question_tokens)
+        if manifest.max_tokens < manifest.max_question_tokens + manifest.max_heading_tokens + manifest.stride + 4:
+            raise ManifestError("model.json leaves no room for passages: max_tokens is under max_question_tokens + max_heading_tokens + stride + 4")
+        windows = WindowMaker(tokenizer, manifest.max_tokens, manifest.stride, manifest.max_question_tokens, manifest.max_heading_tokens)
         session = Session(settings.model_dir / "model.onnx", ["start_logits", "end_logits"])
         try:
             [window] = windows.windows("ready?", ["ready"])
@@ -89,11 +89,11 @@ class Reader:
         Raises:
             QuarryError: `overloaded`, `deadline_exceeded`, `internal`.
         """
-        texts = [p.text for p in request.passages]
-        if sum(map(len, texts)) > CHARS_AT_ONCE:  # long texts take long to tokenise: the others go on meanwhile
-            windows = await asyncio.to_thread(self._windows.windows, request.question, texts)
+        texts, headings = [p.text for p in request.passages], [p.heading for p in request.passages]
+        if sum(map(len, texts + headings)) > CHARS_AT_ONCE:  # long texts take long to tokenise: the others go on meanwhile
+            windows = await asyncio.to_thread(self._windows.windows, request.question, texts, headings)
         else:
-            windows = self._windows.windows(request.question, texts)
+            windows = self._windows.windows(request.question, texts, headings)
         rows = [(w.ids, w.types) for w in windows]
         outputs = await self.scheduler.submit(rows, deadline) if rows else []
         found = spans.candidates(windows, outputs, self.manifest.max_answer_tokens, max(SPANS_PER_WINDOW, request.top_k))

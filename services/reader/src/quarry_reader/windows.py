@@ -21,24 +21,39 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowMaker:
-    """Cuts passages into windows: [CLS] question [SEP] passage tokens [SEP], neighbours sharing `stride` tokens."""
+    """Cuts passages into windows: [CLS] question | heading [SEP] passage tokens [SEP], neighbours sharing `stride` tokens.
+
+    The heading tells revisions and reports of one series apart. It stands with the question: no answer is taken from it.
+    """
 
     tokenizer: Tokenizer
     max_tokens: int
     stride: int
     max_question_tokens: int
+    max_heading_tokens: int = 0
 
-    def windows(self, question: str, passages: Sequence[str]) -> list[Window]:
+    def windows(self, question: str, passages: Sequence[str], headings: Sequence[str] = ()) -> list[Window]:
         """All windows of all passages, in order. Passages without a single token give none.
 
         Raises:
             QuarryError: `invalid_request` when no token of the question is known to the model.
         """
-        asked = self.tokenizer.encode(question, add_special_tokens=False).ids[: self.max_question_tokens]
-        if not asked:
+        question = self._shortened(question, self.max_question_tokens)
+        if not question:
             raise QuarryError(ErrorCode.INVALID_REQUEST, "question has no readable characters")
+        asked = [self._asked(question, h) for h in headings] if self.max_heading_tokens else []
+        asked = asked or [self._asked(question, "")] * len(passages)
         encoded = self.tokenizer.encode_batch(list(passages), add_special_tokens=False)
-        return [w for i, (text, e) in enumerate(zip(passages, encoded, strict=True)) for w in self._cut(asked, i, text, e)]
+        return [w for i, (text, e) in enumerate(zip(passages, encoded, strict=True)) for w in self._cut(asked[i], i, text, e)]
+
+    def _asked(self, question: str, heading: str) -> list[int]:
+        heading = self._shortened(heading, self.max_heading_tokens) if heading else ""
+        return self.tokenizer.encode(f"{question} | {heading}" if heading else question, add_special_tokens=False).ids
+
+    def _shortened(self, text: str, tokens: int) -> str:
+        """The characters of the first `tokens` tokens; empty when there are none."""
+        offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets[:tokens]
+        return text[: offsets[-1][1]] if offsets else ""
 
     def _cut(self, asked: list[int], passage: int, text: str, encoded: Encoding) -> list[Window]:
         ids, offsets = encoded.ids, exact_offsets(text, encoded.offsets)

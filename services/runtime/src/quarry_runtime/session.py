@@ -48,6 +48,7 @@ def open_tokenizer(path: Path) -> Tokenizer:
         raise ManifestError(f"{path.name} is not a tokenizer file") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # "[SEP]" in a document is text, not the end of a segment
     return tokenizer
 
 
