@@ -13,7 +13,7 @@ from docx.oxml import parse_xml
 from pypdf import PdfReader, PdfWriter
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import getSampleStyleSheet
-from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate, Table, TableStyle
+from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
 
 from quarry_ingestion import extract as module
 from quarry_ingestion.blocks import Document, assemble
@@ -130,7 +130,9 @@ def test_a_paragraph_over_a_page_break_stays_whole_and_knows_both_pages(tmp_path
     style = getSampleStyleSheet()["Normal"]
     rng = random.Random(4)
     words = " ".join("".join(rng.choices("abcdefgh", k=rng.randint(2, 9))) for _ in range(1500))
-    SimpleDocTemplate(str(tmp_path / "a.pdf"), pagesize=A4).build([Paragraph("The wall begins here.", style), Paragraph(f"It goes on {words} to its end.", style)])
+    SimpleDocTemplate(str(tmp_path / "a.pdf"), pagesize=A4).build(
+        [Paragraph("The wall begins here.", style), Spacer(1, 12), Paragraph(f"It goes on {words} to its end.", style)]
+    )
     found = extract(tmp_path / "a.pdf", tmp_path)
     assert isinstance(found, Document)
     assert found.text == f"The wall begins here.\n\nIt goes on {words} to its end."
