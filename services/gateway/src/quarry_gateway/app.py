@@ -121,8 +121,9 @@ class Observed:
         self._metrics.seconds.labels(route).observe(elapsed_ms(request) / 1000)
         call = getattr(request.state, "call", None)
         hops = {f"quarry.{name}_ms": round(1000 * seconds, 1) for name, seconds in (call.hops if call else {}).items()}
-        entry = {"http.request.method": request.method, "http.route": route, "http.response.status_code": status, "http.request.id": identity, "event.outcome": outcome}
-        log.info("request", extra={"fields": {**entry, "event.duration_ms": round(elapsed_ms(request), 1), **hops}})
+        asked = {"http.request.method": request.method, "http.route": route, "http.request.id": identity}
+        replied = {"http.response.status_code": status, "event.outcome": outcome, "event.duration_ms": round(elapsed_ms(request), 1)}
+        log.info("request", extra={"fields": {**asked, **replied, **hops}})
 
 
 async def _quarry_error(request: Request, error: Exception) -> Response:
