@@ -72,6 +72,22 @@ def test_sigterm_under_load_loses_no_accepted_request(release: Path, upstream: S
     assert outcomes.count("200") >= 12
 
 
+def test_a_connection_taken_before_sigterm_is_answered_though_its_request_comes_after(release: Path, upstream: StandIn) -> None:
+    process, url = start(release, upstream)
+    wait_ready(url)
+    body = b'{"question": "When?"}'
+    head = f"POST /v1/answers HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as connection:
+        time.sleep(0.3)  # taken by the server, not only by the kernel
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.4)
+        connection.sendall(head.encode() + body)
+        reply = b"".join(iter(lambda: connection.recv(65_536), b""))
+    process.communicate(timeout=20)
+    assert reply.startswith(b"HTTP/1.1 200 ")
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("extra", "says"),
     [

@@ -248,6 +248,22 @@ def test_sigterm_finishes_what_is_in_flight(lame_duck: float) -> None:
     assert process.returncode == 0
 
 
+def test_a_connection_taken_before_sigterm_is_answered_though_its_request_comes_after() -> None:
+    process, url = start("return Echo()")
+    wait_ready(url, process)
+    body = b'{"jsonData": {}}'
+    head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as connection:
+        time.sleep(0.3)  # taken by the server, not only by the kernel
+        os.kill(process.pid, signal.SIGTERM)
+        time.sleep(0.4)
+        connection.sendall(head.encode() + body)
+        reply = b"".join(iter(lambda: connection.recv(65_536), b""))
+    process.communicate(timeout=20)
+    assert reply.startswith(b"HTTP/1.1 200 ")
+    assert process.returncode == 0
+
+
 def test_a_caller_who_leaves_cancels_the_work() -> None:
     process, url = start("return Echo()")
     wait_ready(url, process)

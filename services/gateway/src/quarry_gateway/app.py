@@ -1,6 +1,5 @@
 """Wires the application together; the only place that knows everything."""
 
-import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -22,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import openapi
+from .draining import DrainingProtocol, Server
 from .routes import elapsed_ms, problem, request_id, router
 from .service import Gateway, PipelineError
 from .settings import Settings
@@ -146,27 +146,6 @@ async def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=499)
 
 
-class Server(uvicorn.Server):
-    """Stops truthfully: not ready at once, still serving for the lame-duck time, then draining."""
-
-    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
-        super().__init__(config)
-        self._gateway = gateway
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM or SIGINT."""
-        again, self._gateway.stopping = self._gateway.stopping, True
-        wait = self._gateway.settings.lame_duck_sec
-        if again or not wait:
-            self._stop(sig, frame)
-        else:
-            asyncio.get_running_loop().call_later(wait, self._stop, sig, frame)
-
-    def _stop(self, sig: int, frame: Any) -> None:
-        super().handle_exit(sig, frame)
-        self._captured_signals.clear()  # uvicorn would raise them again at the end; a drained server exits 0
-
-
 def main() -> None:
     """Serve until SIGTERM."""
     configure_logging()
@@ -180,7 +159,7 @@ def main() -> None:
         settings.host,
         settings.port,
         loop="uvloop",
-        http="httptools",
+        http=DrainingProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -28,6 +28,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from .draining import DrainingProtocol, Server
 from .logs import configure_logging
 from .settings import ServerSettings
 
@@ -296,27 +297,6 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     return _problem(request, QuarryError(ErrorCode.INTERNAL))
 
 
-class Server(uvicorn.Server):
-    """uvicorn that stops truthfully: not ready at once, still serving for the lame-duck time, then draining."""
-
-    def __init__(self, config: uvicorn.Config, settings: ServerSettings, state: State) -> None:
-        super().__init__(config)
-        self._settings = settings
-        self._state = state
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM or SIGINT."""
-        again, self._state.stopping = self._state.stopping, True
-        if again or not self._settings.lame_duck_sec:
-            self._stop(sig, frame)
-        else:
-            asyncio.get_running_loop().call_later(self._settings.lame_duck_sec, self._stop, sig, frame)
-
-    def _stop(self, sig: int, frame: Any) -> None:
-        super().handle_exit(sig, frame)
-        self._captured_signals.clear()  # uvicorn would raise them again at the end; a drained server exits 0
-
-
 def serve(settings: ServerSettings, load: Load) -> None:
     """Serve until SIGTERM. Exits 1 when the model cannot be loaded, 0 after draining."""
     configure_logging(settings.service)
@@ -332,7 +312,7 @@ def serve(settings: ServerSettings, load: Load) -> None:
         settings.host,
         settings.port,
         loop="uvloop",
-        http="httptools",
+        http=DrainingProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
