@@ -47,7 +47,8 @@ def test_a_margin_that_says_nothing_is_refused() -> None:
 
 
 def test_open_book_puts_the_most_similar_context_first() -> None:
-    contexts = ["the crane lifts steel", "the pump moves concrete", "scaffold boards and ties"]
-    [book] = open_book([Example("1", "", "What does the concrete pump move?", "x", ())], contexts, passages=2)
-    assert book[0].context == contexts[1]
+    contexts = [("the crane lifts steel", "Cranes"), ("the pump moves concrete", "Pumps"), ("scaffold boards and ties", "")]
+    [book] = open_book([Example("1", "", "What does the concrete pump move?", "x", (), "Gold heading")], contexts, passages=2)
+    assert (book[0].context, book[0].heading) == contexts[1]
     assert len(book) == 2
+    assert "Gold heading" not in {e.heading for e in book}

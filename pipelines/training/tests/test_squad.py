@@ -40,7 +40,7 @@ def test_not_a_squad_file_is_a_clear_error(tmp_path: Path, text: str) -> None:
 
 
 def test_dump_and_load_are_inverse(tmp_path: Path) -> None:
-    examples = [example(), Example("2", "t", "Why?", "Anna laid the stone.", ()), Example("3", "u", "é?", "日本 Anna", (("日本", 0),))]
+    examples = [example(), Example("2", "t", "Why?", "Anna laid the stone.", ()), Example("3", "u", "é?", "日本 Anna", (("日本", 0),), "Title - Section")]
     squad.dump(examples, tmp_path / "a.json")
     assert squad.load(tmp_path / "a.json") == examples
     assert json.loads((tmp_path / "a.json").read_text())["data"][0]["paragraphs"][0]["qas"][1]["is_impossible"] is True

@@ -36,15 +36,22 @@ class Outcome:
     right: bool
 
 
-def open_book(examples: Sequence[Example], contexts: Sequence[str], passages: int = PASSAGES) -> list[list[Example]]:
-    """Each question on its `passages` most similar contexts (TF-IDF), whether or not the gold one is among them."""
+def open_book(examples: Sequence[Example], contexts: Sequence[tuple[str, str]], passages: int = PASSAGES) -> list[list[Example]]:
+    """Each question on its `passages` most similar contexts (TF-IDF), whether or not the gold one is among them.
+
+    `contexts` are (context, heading) pairs.
+    """
     vectorizer = TfidfVectorizer(sublinear_tf=True, stop_words="english")
-    by_context = vectorizer.fit_transform(contexts)
+    by_context = vectorizer.fit_transform([f"{heading} {context}" for context, heading in contexts])
     similarity = (vectorizer.transform([e.question for e in examples]) @ by_context.T).toarray()
-    return [[replace(e, context=contexts[i]) for i in row.argsort()[::-1][:passages]] for e, row in zip(examples, similarity, strict=True)]
+    return [[_on(e, *contexts[i]) for i in row.argsort()[::-1][:passages]] for e, row in zip(examples, similarity, strict=True)]
 
 
-def outcomes(logits: Logits, tokenizer: Any, examples: Sequence[Example], contexts: Sequence[str]) -> list[Outcome]:
+def _on(example: Example, context: str, heading: str) -> Example:
+    return replace(example, context=context, heading=heading)
+
+
+def outcomes(logits: Logits, tokenizer: Any, examples: Sequence[Example], contexts: Sequence[tuple[str, str]]) -> list[Outcome]:
     """Ask every question open-book and keep the best answer of each."""
     books = open_book(examples, contexts)
     flat = predict(logits, tokenizer, [e for book in books for e in book])
@@ -131,7 +138,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     examples = squad.load(args.data)
-    contexts = sorted({e.context for path in [args.data, *args.contexts] for e in squad.load(path)})
+    contexts = sorted({(e.context, e.heading) for path in [args.data, *args.contexts] for e in squad.load(path)})
     model = AutoModelForQuestionAnswering.from_pretrained(str(args.model), local_files_only=True)
     found = outcomes(torch_logits(model), load_tokenizer(args.model), examples, contexts)
     fitted = calibrate(found, args.min_answered)

@@ -17,6 +17,7 @@ from . import squad
 from .squad import Example
 
 HELD_OUT_PERCENT = 10
+HELD_OUT_OF_OWN_PERCENT = 5
 MAX_ANSWER_WORDS = 25
 
 
@@ -76,8 +77,9 @@ def own_questions(path: Path, contexts: set[str]) -> list[Example]:
 
 
 def hard_negatives(examples: Sequence[Example], rng: Random) -> list[Example]:
-    """Each question on the most similar of the other contexts (TF-IDF) that does not hold its answer."""
-    contexts = sorted({e.context for e in examples})
+    """Each question on the most similar of the other contexts (TF-IDF) that does not hold its answer, under that one's heading."""
+    headings = {e.context: e.heading for e in examples}
+    contexts = sorted(headings)
     vectorizer = TfidfVectorizer(sublinear_tf=True, stop_words="english")
     by_context = vectorizer.fit_transform(contexts)
     similarity = (vectorizer.transform([e.question for e in examples]) @ by_context.T).toarray()
@@ -87,7 +89,8 @@ def hard_negatives(examples: Sequence[Example], rng: Random) -> list[Example]:
         texts = [a.lower() for a, _ in example.answers]
         usable = [c for i in ranked if (c := contexts[i]) != example.context and not any(t in c.lower() for t in texts)]
         if usable:
-            negatives.append(replace(example, id=f"{example.id}-negative", context=rng.choice(usable[:3]), answers=()))
+            other = rng.choice(usable[:3])
+            negatives.append(replace(example, id=f"{example.id}-negative", context=other, heading=headings[other], answers=()))
     return negatives
 
 
@@ -145,3 +148,22 @@ def documents(data_dir: Path, questions: Path, sample: Path, settings: MixSettin
     before = [_crop(e, rng) if rng.random() < settings.crop_share else e for e in wikipedia + rng.sample(own, 2400)]
     negatives = hard_negatives([e for e in ours if e.answers], rng) + hard_negatives(rng.sample([e for e in own if e.answers], 350), rng)
     return before + ours + [_crop(e, rng) for e in ours] * 2 + negatives
+
+
+def working_documents(data_dir: Path, questions: Path, sample: Path, own_documents: Path, settings: MixSettings) -> list[Example]:
+    """Stage four: our own working documents and the sample corpus's train split, a quarter of it paragraphs seen before.
+
+    Where a passage comes from a document without headings, half of its questions are asked under its title.
+    """
+    rng = Random(settings.seed + 2)  # noqa: S311
+    ours = _checked(sample)
+    work, _ = squad.split(_checked(own_documents), HELD_OUT_OF_OWN_PERCENT)
+    wikipedia, _ = squad.split(_checked(data_dir / "squad-paraphrased.json"), HELD_OUT_PERCENT)
+    own = own_questions(questions, {e.context for e in wikipedia})
+    before = [replace(e, heading=e.title if rng.random() < 0.5 else "") for e in wikipedia + rng.sample(own, 2400)]
+    qamr = sentences(data_dir, 12, settings.seed)
+    before += [_among(e, qamr, rng) for e in rng.sample(qamr, 600)]
+    cropped = [_crop(e, rng) if rng.random() < settings.crop_share else e for e in before + work]
+    negatives = hard_negatives([e for e in work if e.answers], rng)
+    negatives = hard_negatives([e for e in ours if e.answers], rng) * 2 + rng.sample(negatives, round(0.4 * len(negatives)))
+    return cropped + ours * 2 + [_crop(e, rng) for e in ours] * 2 + negatives

@@ -118,14 +118,15 @@ def digest(examples: Iterable[Example]) -> str:
 
 
 def dump(examples: Iterable[Example], path: Path) -> None:
-    """Write a SQuAD v2 file, one paragraph per context."""
-    paragraphs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """Write a SQuAD v2 file, one paragraph per context; headings are kept."""
+    paragraphs: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for e in examples:
         answers = [{"text": text, "answer_start": start} for text, start in e.answers]
-        paragraphs.setdefault((e.title, e.context), []).append({"id": e.id, "question": e.question, "answers": answers, "is_impossible": not answers})
+        questions = paragraphs.setdefault((e.title, e.heading, e.context), [])
+        questions.append({"id": e.id, "question": e.question, "answers": answers, "is_impossible": not answers})
     articles: dict[str, list[dict[str, Any]]] = {}
-    for (title, context), qas in paragraphs.items():
-        articles.setdefault(title, []).append({"context": context, "qas": qas})
+    for (title, heading, context), qas in paragraphs.items():
+        articles.setdefault(title, []).append({**({"heading": heading} if heading else {}), "context": context, "qas": qas})
     data = [{"title": title, "paragraphs": found} for title, found in articles.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"version": "v2.0", "data": data}, ensure_ascii=False), encoding="utf-8")
