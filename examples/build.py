@@ -168,11 +168,21 @@ def _article(name: str, document: Document, lines: list[str], problems: list[str
                 problems.append(f"{name}: not in the document: {record['evidence']!r} / {record['answer']!r}")
                 continue
             a, b = _around(document.text, *found)
-            answers = [{"text": record["answer"], "answer_start": at - a}]
+            spans = [(at, record["answer"]), *((_nearest(document.text[:b], other, at), other) for other in record.get("also", []))]
+            if any(start < a for start, _ in spans):
+                problems.append(f"{name}: not in the context: {record['also']!r}")
+                continue
+            answers = [{"text": text, "answer_start": start - a} for start, text in spans]
         qa = {"id": identity, "question": record["question"], "answers": answers, "is_impossible": not answers}
         paragraphs.setdefault((a, b), []).append(qa)
     made = [{"heading": _heading(document, a), "context": document.text[a:b], "qas": qas} for (a, b), qas in sorted(paragraphs.items())]
     return {"title": name, "paragraphs": made}
+
+
+def _nearest(text: str, wanted: str, at: int) -> int:
+    """Where `wanted` begins, nearest to `at`; -1 if it is not in the text."""
+    found = [m.start() for m in re.finditer(re.escape(wanted), text)]
+    return min(found, key=lambda start: abs(start - at), default=-1)
 
 
 def _heading(document: Document, start: int) -> str:
