@@ -73,6 +73,10 @@ train: $(PIPELINES:%=%/.venv/.ready) ## Fine-tune, register and serve a reader: 
 	  base="$(or $(BASE),quarry-base)" epochs=$(or $(EPOCHS),2) learning_rate=$(or $(RATE),3e-5) $(PROGRESS)
 	@$(MAKE) serve
 
+submit: pipelines/kubeflow/.venv/.ready ## Run a pipeline on a Kubeflow server: make submit KFP_HOST=url PIPELINE=train-reader SET="data=s3://... mlflow_uri=..." [SCHEDULE="0 0 2 * * *"]
+	@test -n "$(KFP_HOST)" -a -n "$(PIPELINE)" || { echo 'say where and what: make submit KFP_HOST=url PIPELINE=train-reader SET="key=value ..."'; exit 2; }
+	@$(KUBEFLOW) submit $(PIPELINE) --host "$(KFP_HOST)" --set $(SET) $(if $(IMAGES),--image $(IMAGES)) $(if $(SCHEDULE),--schedule "$(SCHEDULE)") $(if $(WAIT),--wait)
+
 eval: pipelines/training/.venv/.ready ## Ask every question of a SQuAD file through the gateway: make eval DATA=squad.json [CORPUS=dir]
 	@test -f "$(DATA)" || { echo 'say with what: make eval DATA=squad.json'; exit 2; }
 	@$(if $(CORPUS),$(MAKE) ingest DIR="$(CORPUS)" >&2)
@@ -146,5 +150,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest train eval eval-reader release serve envs test lint bench examples base-reader lock clean
+.PHONY: help demo up down ask ingest train submit eval eval-reader release serve envs test lint bench examples base-reader lock clean
 .SECONDARY:

@@ -60,7 +60,7 @@ else:
 
 
 def test_train_reader_calls_each_script_with_the_outputs_of_those_before(recorded: Path, tmp_path: Path) -> None:
-    output = cli.run("train-reader", tmp_path / "root", {"data": "d.json", "held_out": "h.json", "mlflow_uri": "http://m", "epochs": "1.5"})
+    output = cli.run("train-reader", tmp_path / "root", cli.inputs("train-reader", ["data=d.json", "held_out=h.json", "mlflow_uri=http://m", "epochs=1.5"]))
     assert output == "models:/reader/7"
     calls = {call[1].removeprefix("quarry_training."): call for call in map(json.loads, recorded.read_text().splitlines())}
     assert list(calls) == ["check", "fit", "calibrate", "export", "evaluate", "register"]

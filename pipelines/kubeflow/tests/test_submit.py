@@ -1,0 +1,104 @@
+"""Submitting to a Kubeflow Pipelines server: the real client against a wire-level stand-in (kfp_standin.py)."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from quarry_kubeflow import __main__ as cli
+from quarry_kubeflow.submit import Submission, SubmitError, Target, package, submit, wait
+
+from .kfp_standin import KfpStandIn, serving
+
+SOURCE = Path(cli.__file__).parent
+ARGUMENTS = {"data": "s3://quarry/squad.json", "mlflow_uri": "http://mlflow:5000"}
+TRAIN = Submission("train-reader", SOURCE / "train_reader.yaml", ARGUMENTS)
+
+
+@pytest.fixture
+def server() -> Iterator[KfpStandIn]:
+    with serving(KfpStandIn()) as standin:
+        yield standin
+
+
+def images(standin: KfpStandIn, version: str) -> set[str]:
+    return {e["container"]["image"] for e in standin.packages[version][0]["deploymentSpec"]["executors"].values()}
+
+
+def test_a_run_is_of_the_uploaded_version_with_its_inputs(server: KfpStandIn) -> None:
+    made = submit(TRAIN, Target(server.url, service_account="pipeline-runner"))
+    run = server.runs[made["run"]]
+    assert run["pipeline_version_reference"] == {"pipeline_id": made["pipeline"], "pipeline_version_id": made["version"]}
+    assert run["runtime_config"]["parameters"] == ARGUMENTS
+    assert run["service_account"] == "pipeline-runner"
+    assert server.experiments[made["experiment"]]["display_name"] == "quarry"
+
+
+def test_the_same_pipeline_is_uploaded_once_and_a_changed_one_is_a_new_version(server: KfpStandIn) -> None:
+    first, again = submit(TRAIN, Target(server.url)), submit(TRAIN, Target(server.url))
+    assert (first["pipeline"], first["version"]) == (again["pipeline"], again["version"])
+    assert first["run"] != again["run"]
+    [image] = images(server, first["version"])
+    changed = submit(Submission(TRAIN.name, TRAIN.package, ARGUMENTS, {image: "registry.example/quarry/training@sha256:" + "0" * 64}), Target(server.url))
+    assert changed["pipeline"] == first["pipeline"]
+    assert changed["version"] != first["version"]
+    assert images(server, changed["version"]) == {"registry.example/quarry/training@sha256:" + "0" * 64}
+
+
+def test_a_schedule_replaces_the_one_before_and_no_other(server: KfpStandIn) -> None:
+    other = submit(Submission("publish-retriever", SOURCE / "publish_retriever.yaml", {"mlflow_uri": "http://m"}), Target(server.url), "0 0 4 * * *")
+    submit(TRAIN, Target(server.url), "0 0 2 * * *")
+    made = submit(TRAIN, Target(server.url), "0 30 2 * * *")
+    assert server.recurring.keys() == {other["recurring_run"], made["recurring_run"]}
+    job = server.recurring[made["recurring_run"]]
+    assert job["trigger"]["cron_schedule"]["cron"] == "0 30 2 * * *"
+    assert (str(job["max_concurrency"]), job["no_catchup"]) == ("1", True)
+
+
+def test_a_failed_new_schedule_leaves_the_old_one(server: KfpStandIn) -> None:
+    made = submit(TRAIN, Target(server.url), "0 0 2 * * *")
+    with pytest.raises(SubmitError, match="six fields"):
+        submit(TRAIN, Target(server.url), "0 2 * * *")
+    assert server.recurring.keys() == {made["recurring_run"]}
+
+
+@pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED"])
+def test_the_end_of_a_run_is_waited_for(server: KfpStandIn, state: str) -> None:
+    server.end_state = state
+    made = submit(TRAIN, Target(server.url))
+    assert wait(made["run"], Target(server.url), 60) == state
+
+
+def test_the_token_is_sent_and_a_wrong_one_is_told(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    with serving(KfpStandIn(token="right")) as standin:
+        token.write_text("right\n")
+        assert submit(TRAIN, Target(standin.url, token_file=token))["run"]
+        token.write_text("wrong")
+        with pytest.raises(SubmitError, match=r"refused \(401\)"):
+            submit(TRAIN, Target(standin.url, token_file=token))
+
+
+def test_images_that_no_step_uses_are_refused() -> None:
+    with pytest.raises(SubmitError, match="no step of train-reader uses other:1"):
+        package(Submission("train-reader", TRAIN.package, {}, {"other:1": "x"}))
+
+
+@pytest.mark.parametrize("pair", ["nonsense=1", "mlflow_uri"])
+def test_the_command_line_tells_bad_input_without_a_traceback(server: KfpStandIn, pair: str) -> None:
+    command = [sys.executable, "-m", "quarry_kubeflow", "submit", "train-reader", "--host", server.url, "--set", "data=d", "mlflow_uri=m", pair]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert pair.partition("=")[0] in done.stderr
+    assert not server.runs
+
+
+def test_a_server_that_is_not_there_is_told(server: KfpStandIn) -> None:
+    with pytest.raises(SubmitError, match="cannot be reached"):
+        submit(TRAIN, Target("http://127.0.0.1:9"))
+    server.fail["/apis/v2beta1/runs"] = 503
+    with pytest.raises(SubmitError, match=r"refused \(503\): told to fail"):
+        submit(TRAIN, Target(server.url))
