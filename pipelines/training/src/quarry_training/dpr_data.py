@@ -4,8 +4,10 @@ A file is a list of {question, answers, positive_ctxs, negative_ctxs, hard_negat
 We add `document`, by which files are split. `negative_ctxs` are not read: in training the rest of the batch stands for them.
 """
 
+import argparse
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,9 +146,7 @@ def check(examples: Iterable[DprExample], max_dropped: float = 0.25) -> tuple[li
             continue
         seen.add(key)
         kept.append(clean)
-    lost = sum(dropped.counts.values())
-    if not kept or lost > max_dropped * len(given):
-        raise DatasetError(f"{lost} of {len(given)} examples are unusable {dict(dropped.counts)}: at most {max_dropped:.0%} may be; fix the file")
+    squad.refuse_if_broken(len(given), len(kept), dropped, max_dropped)
     unanswered = sum(not e.answers for e in kept)
     return kept, Report(len(kept), unanswered, 0, dict(dropped.counts), digest(kept), dict(noted.counts), dropped.ids | noted.ids)
 
@@ -185,7 +185,7 @@ def _clean(e: DprExample, right: set[str], name: str, noted: Findings) -> DprExa
     return replace(e, answers=answers, positives=positives, hard_negatives=tuple(negatives))
 
 
-def items(examples: Sequence[DprExample]) -> list[Item]:
+def items(examples: Iterable[DprExample]) -> list[Item]:
     """The examples as leakage sees them: by their positives. Ids are record numbers from 1."""
     return [Item(str(n), e.question, e.answers, tuple(c.text for c in e.positives)) for n, e in enumerate(examples, 1)]
 
@@ -195,3 +195,42 @@ def split(examples: Iterable[DprExample], held_out_percent: int) -> tuple[list[D
     given = list(examples)
     held_out = squad.sides([(e.document, tuple(c.text for c in e.positives)) for e in given], held_out_percent)
     return [e for e, held in zip(given, held_out, strict=True) if not held], [e for e, held in zip(given, held_out, strict=True) if held]
+
+
+def convert(checked: Path, out: Path, negatives: int, max_words: int) -> dict[str, Any]:
+    """Each side of a folder that `check` wrote, as a DPR file; passages.json holds every passage of both, report.json the digest.
+
+    Raises:
+        DatasetError: a side has no question to train on.
+    """
+    sides = {name: squad.load(checked / f"{name}.json") for name in ("train", "dev")}
+    made = {name: from_squad(examples, negatives, max_words) for name, examples in sides.items()}
+    every = passages([e for examples in sides.values() for e in examples], max_words)
+    for name, examples in made.items():
+        dump(examples, out / f"{name}.json")
+    (out / "passages.json").write_text(json.dumps([vars(c) for c in every], ensure_ascii=False), encoding="utf-8")
+    report = {"digest": digest(made["train"] + made["dev"]), "squad_digest": json.loads((checked / "report.json").read_text())["digest"]}
+    report |= {name: len(examples) for name, examples in made.items()} | {"passages": len(every)}
+    across = {name: sum(bool(e.answers) for e in sides[name]) - len(made[name]) for name in sides}
+    without = sum(not e.hard_negatives for examples in made.values() for e in examples)
+    report |= {"answer_across_passages": sum(across.values()), "no_hard_negative": without, "max_words": max_words}
+    (out / "report.json").write_text(json.dumps(report, indent=1))
+    return report
+
+
+def main() -> None:
+    """`python -m quarry_training.dpr_data --data FOLDER --out FOLDER`: the folder `check` wrote for a SQuAD file, in DPR's layout."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder `check` wrote: train.json, dev.json, report.json")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--hard-negatives", type=int, default=HARD_NEGATIVES, help="for each question, from BM25")
+    parser.add_argument("--max-words", type=int, default=MAX_WORDS, help="of a passage")
+    args = parser.parse_args()
+    try:
+        print(json.dumps(convert(args.data, args.out, args.hard_negatives, args.max_words)))
+    except (DatasetError, OSError) as error:
+        sys.exit(f"dataset refused: {error}")
+
+
+if __name__ == "__main__":
+    main()

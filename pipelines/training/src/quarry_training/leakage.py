@@ -44,6 +44,7 @@ class Leaks:
     pairs: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def add(self, kind: str, train: str, held_out: str) -> None:
+        """Count a leak of this kind and keep its pair, if not many are kept already."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         shown = self.pairs.setdefault(kind, [])
         if len(shown) < EXAMPLES:
@@ -55,10 +56,11 @@ def leaks(train: Sequence[Item], held_out: Sequence[Item]) -> Leaks:
     found = Leaks()
     leaking = set()
     near = _near_contexts(train, held_out)
-    contexts = _first_ids((_words(c), i.id) for i in train for c in i.contexts)
+    words = {c: _words(c) for c in {c for i in (*train, *held_out) for c in i.contexts}}
+    contexts = _first_ids((words[c], i.id) for i in train for c in i.contexts)
     asked = _first_ids((key, i.id) for i in train if (key := _asked(i)))
     for item in held_out:
-        same = next((contexts[w] for c in item.contexts if (w := _words(c)) in contexts), None)
+        same = next((contexts[words[c]] for c in item.contexts if words[c] in contexts), None)
         other = next((near[c] for c in item.contexts if c in near), None)
         question = asked.get(_asked(item))
         for kind, twin in (("same_context", same), ("near_context", other if same is None else None), ("same_question_and_answer", question)):
@@ -69,10 +71,10 @@ def leaks(train: Sequence[Item], held_out: Sequence[Item]) -> Leaks:
     return found
 
 
-def repeats(train: Sequence[Item], held_out: Sequence[Item]) -> set[str]:
-    """Ids of training questions that are asked, with the same answer, on the held-out side."""
+def repeats(train: Sequence[Item], held_out: Sequence[Item]) -> list[bool]:
+    """Whether each training question is asked, with the same answer, on the held-out side."""
     asked = {key for i in held_out if (key := _asked(i))}
-    return {i.id for i in train if _asked(i) in asked}
+    return [_asked(i) in asked for i in train]
 
 
 def groups(texts: Sequence[str], labels: Sequence[str]) -> list[int]:

@@ -23,7 +23,11 @@ HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # a lone surrogate: JSON can car
 
 
 class DatasetError(Exception):
-    """The file is not a usable SQuAD dataset; the message says what is wrong and what to do."""
+    """The file is not a usable dataset; the message says what is wrong and what to do, `ids` which examples have which problem."""
+
+    def __init__(self, message: str, ids: dict[str, list[str]] | None = None) -> None:
+        super().__init__(message)
+        self.ids = ids or {}
 
 
 @dataclass(frozen=True)
@@ -104,42 +108,59 @@ def check(examples: Iterable[Example], max_dropped: float = 0.25) -> tuple[list[
     """
     given = list(examples)
     dropped, noted = Findings(), Findings()
-    mended = [_mend(e, dropped, noted) for e in given]
+    unreadable = {context: _unreadable(context) for context in {e.context for e in given}}
+    mended = [_mend(e, unreadable[e.context], dropped, noted) for e in given]
     kept = _agreeing([e for e in mended if e is not None], dropped)
-    lost = sum(dropped.counts.values())
-    if not given:
-        raise DatasetError("no examples at all: the file has no question in data[].paragraphs[].qas[]")
-    if not kept or lost > max_dropped * len(given):
-        raise DatasetError(f"{lost} of {len(given)} examples are unusable {dict(dropped.counts)}: at most {max_dropped:.0%} may be; fix the file")
+    refuse_if_broken(len(given), len(kept), dropped, max_dropped)
     repaired = noted.counts.pop("repaired_offsets", 0)
     unanswerable = sum(not e.answers for e in kept)
     return kept, Report(len(kept), unanswerable, repaired, dict(dropped.counts), digest(kept), dict(noted.counts), dropped.ids | noted.ids)
 
 
-def _mend(example: Example, dropped: Findings, noted: Findings) -> Example | None:
+def refuse_if_broken(given: int, kept: int, dropped: Findings, max_dropped: float) -> None:
+    """Raises DatasetError when nothing is left, or more than `max_dropped` of the examples had to be dropped."""
+    lost = sum(dropped.counts.values())
+    if not given:
+        raise DatasetError("the file holds no question at all")
+    if not kept or lost > max_dropped * given:
+        message = f"{lost} of {given} examples are unusable {dict(dropped.counts)}: at most {max_dropped:.0%} may be; fix the file"
+        raise DatasetError(message, dropped.ids)
+
+
+def _mend(example: Example, unreadable: str | None, dropped: Findings, noted: Findings) -> Example | None:
     """The example with exact, trimmed answer offsets, or None if it must be dropped."""
-    problem = _unreadable(example)
+    problem = unreadable if example.question.strip() else "empty_question_or_context"
     answers = () if problem else tuple(found for text, start in example.answers if (found := locate(example.context, text, start)) is not None)
     if problem is None and example.answers and not answers:
         problem = "answer_not_at_offset" if any(text.strip() for text, _ in example.answers) else "empty_answer"
+    if problem is None and HALF_CHARACTER.search(example.question):
+        problem = "broken_unicode"
     if problem is not None:
         dropped.add(problem, example.id)
         return None
-    if len(answers) < len(example.answers):
-        noted.add("some_answers_dropped", example.id)
-    elif answers != example.answers:
-        noted.add("repaired_offsets", example.id)
-    if _overlapping(answers):
-        noted.add("overlapping_answers", example.id)
+    for kind in _slips(example, answers):
+        noted.add(kind, example.id)
     return replace(example, answers=answers)
 
 
-def _unreadable(example: Example) -> str | None:
-    if len(example.context) > MAX_CONTEXT:
+def _slips(example: Example, answers: Sequence[tuple[str, int]]) -> list[str]:
+    """What was not quite right with answers that are kept."""
+    wrong = any(not example.context.startswith(text, start) for text, start in example.answers)
+    found = {
+        "some_answers_dropped": len(answers) < len(example.answers),
+        "repaired_offsets": len(answers) == len(example.answers) and wrong,
+        "trimmed_answers": not wrong and list(answers) != list(example.answers),
+        "overlapping_answers": _overlapping(answers),
+    }
+    return [kind for kind, is_so in found.items() if is_so]
+
+
+def _unreadable(context: str) -> str | None:
+    if len(context) > MAX_CONTEXT:
         return "context_too_long"
-    if HALF_CHARACTER.search(example.context) or HALF_CHARACTER.search(example.question):
+    if HALF_CHARACTER.search(context):
         return "broken_unicode"
-    return None if example.question and example.context.strip() else "empty_question_or_context"
+    return None if context.strip() else "empty_question_or_context"
 
 
 def _overlapping(answers: Sequence[tuple[str, int]]) -> bool:
@@ -172,13 +193,22 @@ def _contradict(a: Example, b: Example) -> bool:
 
 
 def locate(context: str, text: str, start: int) -> tuple[str, int] | None:
-    """The trimmed answer and its true offset; None when it is not within MAX_OFFSET_SHIFT characters of `start`."""
+    """The trimmed answer and its true offset.
+
+    An offset off by white space alone is mended; any other is moved by at most MAX_OFFSET_SHIFT characters, and only if
+    the answer stands there once. Else None.
+    """
     core = text.strip()
     if not core:
         return None
     expected = start + len(text) - len(text.lstrip())
-    found = context.find(core, max(0, expected - MAX_OFFSET_SHIFT), max(0, expected + MAX_OFFSET_SHIFT) + len(core))
-    return (core, found) if found >= 0 else None
+    if expected >= 0 and context.startswith(core, expected):
+        return core, expected
+    low, high = max(0, min(start, expected) - MAX_OFFSET_SHIFT), max(0, max(start, expected) + MAX_OFFSET_SHIFT)
+    near = [i for i in range(low, high + 1) if context.startswith(core, i)]
+    blank = [i for i in near if not context[min(i, start) : max(i, start)].strip()]
+    candidates = blank[:1] or near
+    return (core, candidates[0]) if len(candidates) == 1 else None
 
 
 def digest(examples: Iterable[Example]) -> str:
