@@ -35,7 +35,7 @@ def test_it_learns_what_the_questions_teach(tiny_reader: Path, tmp_path: Path) -
     assert right / len(said) > 0.9
     losses = json.loads((tmp_path / "losses.json").read_text())
     assert losses[-1] < 0.5 * losses[0]
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "checkpoint.safetensors").exists()
 
 
 def test_word_embeddings_stay_and_everything_else_moves(tiny_reader: Path, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tiny_reader: Path, tmp_path: P
 
     subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
     process = subprocess.Popen(command("killed"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "killed" / "checkpoint.pt").exists():
+    while not (tmp_path / "killed" / "checkpoint.safetensors").exists():
         assert process.poll() is None, "the run ended before its first checkpoint"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
