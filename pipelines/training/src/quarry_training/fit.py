@@ -103,7 +103,7 @@ def fit(base: Path, examples: Sequence[Example], out: Path, settings: FitSetting
 
     Raises:
         DatasetError: nothing to learn, or nothing to stop by.
-        FitError: the loss is not finite.
+        FitError: the loss is not finite, or there is no time for a step.
     """
     if not any(e.answers for e in examples):
         raise DatasetError("no question has an answer: a reader learns nothing from these; add answered ones")
@@ -178,8 +178,10 @@ def _step(run: _Run, step: int, share: float) -> float:
 
 def _finish(run: _Run, base: Path, out: Path, windows: int) -> dict[str, float]:
     """Write the model and its figures; the checkpoint goes last, so that being killed in here loses nothing."""
+    if not run.losses:
+        raise FitError("there was no time for a single step: allow more --max-seconds")
     used = run.plan[: len(run.losses)]
-    padded = sum(len(b) * max(len(f.input_ids) for f in b) for b in used) / max(1, sum(len(f.input_ids) for b in used for f in b))
+    padded = sum(len(b) * max(len(f.input_ids) for f in b) for b in used) / sum(len(f.input_ids) for b in used for f in b)
     figures = {
         "steps": float(len(run.losses)),
         "windows": float(windows),
