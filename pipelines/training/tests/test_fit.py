@@ -1,6 +1,7 @@
 """Training really learns, repeats itself, and stops when it should."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoModelForQuestionAnswering
 from quarry_training import checkpoint
 from quarry_training.features import load_tokenizer
 from quarry_training.fit import FitError, FitSettings, fit, load_model
+from quarry_training.mining import mined
 from quarry_training.predict import predict, torch_logits
 from quarry_training.squad import DatasetError
 from quarry_training.stopping import held_out_f1
@@ -82,6 +84,16 @@ def test_early_stopping_keeps_the_best_weights(tiny_reader: Path, tmp_path: Path
     assert figures["steps"] == 30 * len(scores) < 200 * 54 / 8
     assert len(scores) - 1 - scores.index(max(scores)) == 3
     assert held_out_f1(load_model(tmp_path), load_tokenizer(tmp_path), facts(108)[54:]) == max(scores) == figures["best_held_out_f1"]
+
+
+def test_mined_questions_stand_on_others_contexts_under_their_headings() -> None:
+    examples = [replace(e, heading=f"heading of {e.context}") for e in facts(54)]
+    made = mined(examples, 0.5, seed=1)
+    assert len(made) > 5
+    for e in made:
+        assert not e.answers and e.heading == f"heading of {e.context}"
+        [source] = [x for x in examples if e.id == f"{x.id}-negative"]
+        assert source.answers[0][0] not in e.context and e.context != source.context
 
 
 def test_a_checkpoint_brings_back_weights_moments_and_state(tiny_reader: Path, tmp_path: Path) -> None:

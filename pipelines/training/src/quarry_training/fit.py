@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from transformers import AutoModelForQuestionAnswering
 from . import checkpoint, lora, parallel, squad
 from .base import BaseError, resolve_base
 from .features import Feature, batches, features, load_tokenizer
-from .mix import hard_negatives
+from .mining import mined
 from .predict import accepted
 from .squad import DatasetError, Example
 from .stopping import Stopping
@@ -240,14 +239,6 @@ def save(model: torch.nn.Module, base: Path, out: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         if (base / name).exists():
             (out / name).write_bytes((base / name).read_bytes())
-
-
-def mined(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
-    """Questions on the most similar context that does not answer them: what the reader meets in service, and must decline."""
-    rng = Random(seed)  # noqa: S311 - sampling, not secrets
-    answerable = [e for e in examples if e.answers]
-    chosen = rng.sample(answerable, round(min(share, 1.0) * len(answerable)))
-    return hard_negatives(chosen, rng) if len({e.context for e in chosen}) > 1 else []
 
 
 def main() -> None:
