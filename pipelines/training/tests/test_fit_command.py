@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,16 @@ def test_bad_input_is_a_clear_error(tiny_reader: Path, tmp_path: Path, monkeypat
     assert "No such file" in (run(monkeypatch, *base, "--data", str(tmp_path / "no.json")) or "")
     assert "pickled weights are never loaded" in (run(monkeypatch, "--base", str(pickled), "--out", str(out), "--data", str(data)) or "")
     assert "neither a folder nor" in (run(monkeypatch, "--base", "a/b/c", "--out", str(out), "--data", str(data)) or "")
+    for name, content, reason in (
+        ("config.json", '{"model_type": "vit", "max_position_embeddings": 128}', "not an encoder"),
+        ("config.json", '{"model_type": "bert"}', "config.json has no 'max_position_embeddings'"),
+        ("model.safetensors", "truncated", "not an encoder"),
+        ("tokenizer.json", "{}", "its tokenizer.json cannot be read"),
+    ):
+        damaged = shutil.copytree(tiny_reader, tmp_path / "damaged", dirs_exist_ok=True)
+        (damaged / name).write_text(content)
+        said = run(monkeypatch, "--base", str(damaged), "--out", str(out), "--data", str(data))
+        assert said is not None and reason in said and len(said.splitlines()) == 1
     assert "needs held-out questions" in (run(monkeypatch, *base, "--data", str(data), "--patience", "2") or "")
     squad.dump(facts(24)[3::4], data)
     assert "no question has an answer" in (run(monkeypatch, *base, "--data", str(data)) or "")
