@@ -37,7 +37,7 @@ def average(folders: Sequence[Path]) -> torch.nn.Module:
 
 def score(folder: Path, sets: Path) -> dict[str, float]:
     """Exact match and F1 (percent) on the held-out Wikipedia paragraphs."""
-    _, held_out = squad.split(squad.load(sets / "squad-paraphrased.json"), mix.HELD_OUT_PERCENT)
+    _, held_out = mix.split_by_context(squad.load(sets / "squad-paraphrased.json"), mix.HELD_OUT_PERCENT)
     model = AutoModelForQuestionAnswering.from_pretrained(str(folder), local_files_only=True)
     found = predict(torch_logits(model), load_tokenizer(folder), held_out)
     gold = [[text for text, _ in p.example.answers] for p in found]

@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoModelForQuestionAnswering
 
 from .base import PACKAGED
 from .features import MAX_HEADING_TOKENS, MAX_QUESTION_TOKENS, MAX_TOKENS, STRIDE, positions
-from .predict import MAX_ANSWER_TOKENS
+from .predict import MAX_ANSWER_TOKENS, accepted
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 PARITY_TOLERANCE = 1e-3
@@ -40,7 +40,8 @@ class SpanReader(nn.Module):
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        out = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        out = self.model(**accepted(self.model, given))
         return out.start_logits, out.end_logits
 
 

@@ -1,23 +1,39 @@
-"""Fine-tune a span reader: any encoder with a question-answering head (Devlin et al. 2019, section 4.2)."""
+"""Fine-tune a span reader: any encoder with a question-answering head (Devlin et al. 2019, section 4.2).
+
+Under torchrun each process takes its part of every batch (parallel.py). Dropout is seeded anew at each step, so a run
+resumed from its last checkpoint computes what it would have computed.
+"""
 
 import argparse
+import hashlib
 import json
+import math
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from tqdm import tqdm
 from transformers import AutoModelForQuestionAnswering
 
-from . import squad
-from .base import resolve_base
-from .features import Feature, batches, features, load_tokenizer
-from .mix import hard_negatives
-from .squad import Example
+from . import checkpoint, lora, parallel, squad
+from .base import BaseError, resolve_base
+from .features import Feature, features, load_tokenizer, planned
+from .mining import mined
+from .predict import accepted
+from .squad import DatasetError, Example
+from .stopping import Stopping
+
+CHECKPOINT_EVERY = 200  # steps
+
+
+class FitError(Exception):
+    """Training cannot go on; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +49,22 @@ class FitSettings:
     seed: int = 17
     max_seconds: float = 0.0  # 0 = no limit; else the schedule is stretched over what fits
     threads: int = 0  # 0 = torch's choice
+    lora_rank: int = 0  # 0 = all weights are trained
+    patience: int = 0  # 0 = no early stopping; else so many evaluations without a better held-out F1 end the run
+    evaluate_every: int = 200  # steps
 
 
 def load_model(base: Path) -> torch.nn.Module:
-    """The encoder in `base` with a QA head. Word embeddings stay frozen: a third of the cost, and nothing to gain on small data."""
-    model: torch.nn.Module = AutoModelForQuestionAnswering.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
+    """The encoder in `base` with a QA head. Word embeddings stay frozen: a third of the cost, and nothing to gain on small data.
+
+    Raises:
+        BaseError: not such an encoder, or its weights cannot be read.
+    """
+    try:
+        found = AutoModelForQuestionAnswering.from_pretrained(str(base), local_files_only=True, trust_remote_code=False, use_safetensors=True)
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise BaseError(f"{base}: not an encoder that can be given a question-answering head ({str(error).splitlines()[0]})") from error
+    model: torch.nn.Module = found
     for name, parameter in model.named_parameters():
         if name.endswith("word_embeddings.weight"):
             parameter.requires_grad = False
@@ -58,116 +85,212 @@ def tensors(batch: Sequence[Feature]) -> dict[str, torch.Tensor]:
     return {k: torch.from_numpy(v) for k, v in arrays.items()} | {k: torch.tensor(v) for k, v in positions.items()}
 
 
-def fit(base: Path, examples: Sequence[Example], out: Path, settings: FitSettings) -> dict[str, float]:
+@dataclass
+class _Run:
+    """What a run carries from step to step; `name` tells it from runs on other data, settings or bases."""
+
+    name: str
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    plan: list[list[Feature]]
+    settings: FitSettings
+    stopping: Stopping | None
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0  # spent before the last start
+    began: float = field(default_factory=time.monotonic)
+    stopped: bool = False
+
+    def elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.began
+
+
+def fit(base: Path, examples: Sequence[Example], out: Path, settings: FitSettings, held_out: Sequence[Example] = ()) -> dict[str, float]:
     """Train on `examples` from `base`, write the model to `out`, return the training figures.
 
-    A checkpoint every 200 steps makes a killed run resume where it stood, with the same batches after it.
+    A checkpoint every CHECKPOINT_EVERY steps makes a killed run resume where it stood and end in the same weights.
+    `held_out` is what early stopping measures.
+
+    Raises:
+        DatasetError: nothing to learn, or nothing to stop by.
+        BaseError: the base cannot be read, or takes no question-answering head.
+        FitError: the loss is not finite, or there is no time for a step.
     """
+    if not any(e.answers for e in examples):
+        raise DatasetError("no question has an answer: a reader learns nothing from these; add answered ones")
+    if settings.patience and not held_out:
+        raise DatasetError("early stopping needs held-out questions")
     torch.manual_seed(settings.seed)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     rng = np.random.default_rng(settings.seed)
-    tokenizer = load_tokenizer(base)
-    items = [f for e in examples for f in features(tokenizer, e, rng)]
-    plan = _plan(items, settings, rng)
+    tokenizer = _tokenizer(base)
     model = load_model(base)
-    trained = [p for p in model.parameters() if p.requires_grad]
+    items = [f for e in examples for f in features(tokenizer, e, rng)]
+    plan = planned(items, settings.batch_size, settings.epochs, rng)
+    if settings.lora_rank:
+        model = lora.adapt(model, settings.lora_rank)
+    trained = list(checkpoint.trained(model).values())
+    parallel.start_alike(trained)
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    first, losses = _resume(out, model, optimizer)
-    model.train()
-    began = time.monotonic()
-    bar = tqdm(range(first, len(plan)), initial=first, total=len(plan), desc="fit", mininterval=5, unit="step")
+    stopping = Stopping(tokenizer, held_out, settings.patience) if settings.patience else None
+    run = _Run(_name(base, examples, held_out, settings), model, optimizer, plan, settings, stopping)
+    _resume(run, out)
+    _train(run, out)
+    return _finish(run, base, out, len(items))
+
+
+def _tokenizer(base: Path) -> Tokenizer:
+    try:
+        return load_tokenizer(base)
+    except KeyError as error:
+        raise BaseError(f"{base}: config.json has no {error}, so nobody knows how much the model can read") from error
+    except Exception as error:  # what the tokenizers library raises has no type of its own
+        raise BaseError(f"{base}: its tokenizer.json cannot be read ({error})") from error
+
+
+def _name(base: Path, examples: Sequence[Example], held_out: Sequence[Example], settings: FitSettings) -> str:
+    weights = [hashlib.file_digest(path.open("rb"), "sha256").hexdigest() for path in sorted(base.glob("*.safetensors"))]
+    order = hashlib.sha256("\n".join(e.id for e in examples).encode("utf-8", "surrogatepass")).hexdigest()
+    parts = [weights, squad.digest(examples), order, squad.digest(held_out), asdict(settings), parallel.world()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _train(run: _Run, out: Path) -> None:
+    """Every step that is left, with checkpoints and evaluations at their intervals."""
+    run.model.train()
+    first, steps = len(run.losses), len(run.plan)
+    bar = tqdm(range(first, steps), initial=first, total=steps, desc="fit", mininterval=5, unit="step", disable=parallel.rank() > 0)
     for step in bar:
-        share = _elapsed_share(step, len(plan), began, settings)
-        if share >= 1.0:
+        share = _elapsed_share(step, steps, run)
+        if share >= 1.0 or run.stopped:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, share / max(settings.warmup, 1e-9)) * max(0.0, 1.0 - share)
-        loss = model(**tensors(plan[step])).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        bar.set_postfix(loss=f"{np.mean(losses[-100:]):.3f}", refresh=False)
-        if (step + 1) % 200 == 0:
-            _checkpoint(out, model, optimizer, step + 1, losses)
-    save(model, base, out)
-    figures = {"steps": float(len(losses)), "windows": float(len(items)), "final_loss": float(np.mean(losses[-100:])), "seconds": time.monotonic() - began}
-    (out / "fit.json").write_text(json.dumps({"settings": asdict(settings), "figures": figures}, indent=1))
-    (out / "losses.json").write_text(json.dumps([round(x, 4) for x in losses]))
+        run.losses.append(_step(run, step, share))
+        bar.set_postfix(loss=f"{np.mean(run.losses[-100:]):.3f}", refresh=False)
+        done = step + 1
+        if run.stopping is not None and done % run.settings.evaluate_every == 0:
+            run.stopped = run.stopping.evaluate(run.model, done)
+        if done % CHECKPOINT_EVERY == 0 and parallel.rank() == 0:
+            _checkpoint(run, out)
+    if run.stopping is not None:
+        if not run.stopped and len(run.losses) != (run.stopping.history or [(0, 0.0)])[-1][0]:
+            run.stopping.evaluate(run.model, len(run.losses))
+        run.stopping.restore(run.model)
+
+
+def _step(run: _Run, step: int, share: float) -> float:
+    """One update from this process's part of the batch; returns the batch's loss, the same in every process."""
+    settings, trained = run.settings, list(checkpoint.trained(run.model).values())
+    for group in run.optimizer.param_groups:
+        group["lr"] = settings.learning_rate * min(1.0, share / max(settings.warmup, 1e-9)) * max(0.0, 1.0 - share)
+    torch.manual_seed((settings.seed * 1_000_003 + step) * parallel.world() + parallel.rank())
+    mine, weight = parallel.part(run.plan[step])
+    loss = run.model(**accepted(run.model, tensors(mine))).loss * weight
+    loss.backward()
+    total = parallel.sum_gradients(trained, loss.item())
+    if not math.isfinite(total):
+        raise FitError(f"the loss is {total} at step {step + 1}: try a lower --learning-rate")
+    torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    return total
+
+
+def _finish(run: _Run, base: Path, out: Path, windows: int) -> dict[str, float]:
+    """Write the model and its figures; the checkpoint goes last, so that being killed in here loses nothing."""
+    if not run.losses:
+        raise FitError("there was no time for a single step: allow more --max-seconds")
+    used = run.plan[: len(run.losses)]
+    padded = sum(len(b) * max(len(f.input_ids) for f in b) for b in used) / sum(len(f.input_ids) for b in used for f in b)
+    figures = {
+        "steps": float(len(run.losses)),
+        "windows": float(windows),
+        "final_loss": float(np.mean(run.losses[-100:])),
+        "padded_to_real_tokens": round(padded, 4),
+        "seconds": run.elapsed(),
+    }
+    history = run.stopping.history if run.stopping is not None else []
+    if history:
+        figures["best_held_out_f1"] = max(f1 for _, f1 in history)
+    if parallel.rank() == 0:
+        save(lora.merged(run.model), base, out)
+        (out / "losses.json").write_text(json.dumps([round(x, 4) for x in run.losses]))
+        found = {"settings": asdict(run.settings), "figures": figures, "held_out_f1": history, "processes": parallel.world()}
+        (out / "fit.json").write_text(json.dumps(found, indent=1))
+        (out / checkpoint.NAME).unlink(missing_ok=True)
+    parallel.barrier()
     return figures
 
 
-def _plan(items: Sequence[Feature], settings: FitSettings, rng: np.random.Generator) -> list[list[Feature]]:
-    plan: list[list[Feature]] = []
-    while len(plan) * settings.batch_size < settings.epochs * len(items):
-        plan += list(batches(items, settings.batch_size, rng))
-    return plan[: max(1, round(settings.epochs * len(items) / settings.batch_size))]
-
-
-def _elapsed_share(step: int, steps: int, began: float, settings: FitSettings) -> float:
-    """How much of the schedule is behind us, in steps or in time, whichever is further."""
+def _elapsed_share(step: int, steps: int, run: _Run) -> float:
+    """How much of the schedule is behind us, in steps or in time, whichever is further; process 0's clock counts."""
     share = (step + 0.5) / steps
-    if settings.max_seconds:
-        share = max(share, (time.monotonic() - began) / settings.max_seconds)
+    if run.settings.max_seconds:
+        share = parallel.from_first(max(share, run.elapsed() / run.settings.max_seconds))
     return share
 
 
-def _checkpoint(out: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int, losses: list[float]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / "checkpoint.tmp"
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "losses": losses, "rng": torch.get_rng_state()}, partial)
-    partial.replace(out / "checkpoint.pt")
+def _checkpoint(run: _Run, out: Path) -> None:
+    stopping = run.stopping
+    state = {"run": run.name, "losses": run.losses, "seconds": run.elapsed(), "stopped": run.stopped, "history": stopping.history if stopping else []}
+    checkpoint.write(out, run.model, run.optimizer, state, stopping.best if stopping else {})
 
 
-def _resume(out: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[float]]:
-    path = out / "checkpoint.pt"
-    if not path.exists():
-        return 0, []
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"])
-    return int(state["step"]), list(state["losses"])
+def _resume(run: _Run, out: Path) -> None:
+    found = checkpoint.read(out, run.name, run.model, run.optimizer)
+    if found is None:
+        return
+    state, best = found
+    run.losses, run.seconds, run.stopped = state["losses"], state["seconds"], state["stopped"]
+    if run.stopping is not None:
+        run.stopping.history, run.stopping.best = [(step, f1) for step, f1 in state["history"]], best
 
 
 def save(model: torch.nn.Module, base: Path, out: Path) -> None:
-    """Write weights (safetensors), configuration and tokenizer to `out`, and drop the checkpoint."""
+    """Write weights (safetensors), configuration and tokenizer to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(out))  # type: ignore[operator]
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         if (base / name).exists():
             (out / name).write_bytes((base / name).read_bytes())
-    (out / "checkpoint.pt").unlink(missing_ok=True)
-
-
-def mined(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
-    """Questions on the most similar context that does not answer them: what the reader meets in service, and must decline."""
-    rng = Random(seed)  # noqa: S311 - sampling, not secrets
-    answerable = [e for e in examples if e.answers]
-    chosen = rng.sample(answerable, round(min(share, 1.0) * len(answerable)))
-    return hard_negatives(chosen, rng) if len({e.context for e in chosen}) > 1 else []
 
 
 def main() -> None:
-    """`python -m quarry_training.fit`: fine-tune on a checked SQuAD file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """`python -m quarry_training.fit`: fine-tune on a checked SQuAD file; also under torchrun."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="quarry-base", help="quarry-base, minilm, a folder, or a Hugging Face id")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--learning-rate", type=float, default=3e-5)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8, help="windows a step, over all processes together")
     parser.add_argument("--max-seconds", type=float, default=0.0)
     parser.add_argument("--negatives", type=float, default=0.5, help="made unanswerable questions, as a share of the answerable ones")
     parser.add_argument("--seed", type=int, default=17)
+    parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="train adapters of this rank (and the head) instead of all weights")
+    parser.add_argument("--patience", type=int, default=0, help="stop after so many evaluations without a better F1 on --held-out")
+    parser.add_argument("--held-out", type=Path, help="a SQuAD file for --patience")
+    parser.add_argument("--evaluate-every", type=int, default=200, metavar="STEPS")
     args = parser.parse_args()
-    settings = FitSettings(args.learning_rate, args.batch_size, args.epochs, seed=args.seed, max_seconds=args.max_seconds)
+    try:
+        with parallel.process_group():
+            figures = _fit_file(args)
+            if parallel.rank() == 0:
+                print(json.dumps(figures))
+    except (DatasetError, BaseError, FitError, OSError) as error:
+        sys.exit(f"not trained: {error}")
+
+
+def _fit_file(args: argparse.Namespace) -> dict[str, float]:
+    stopping = {"patience": args.patience, "evaluate_every": args.evaluate_every}
+    limits = {"seed": args.seed, "max_seconds": args.max_seconds, "lora_rank": args.lora}
+    settings = FitSettings(args.learning_rate, args.batch_size, args.epochs, **limits, **stopping)
     examples = squad.load(args.data)
     examples += mined(examples, args.negatives, args.seed)
-    figures = fit(resolve_base(args.base, args.out / "base"), examples, args.out, settings)
-    print(json.dumps(figures))
+    held_out = squad.load(args.held_out) if args.held_out else []
+    base = resolve_base(args.base, args.out / "base") if parallel.rank() == 0 else None
+    parallel.barrier()  # process 0 puts the base together or fetches it; the others find it
+    base = base or (args.out / "base" if args.base == "quarry-base" else resolve_base(args.base, args.out / "base"))
+    return fit(base, examples, args.out, settings, held_out)
 
 
 if __name__ == "__main__":

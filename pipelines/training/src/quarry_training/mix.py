@@ -51,7 +51,7 @@ def sentences(data_dir: Path, per_sentence: int, seed: int = 3) -> list[Example]
 def paragraphs(data_dir: Path, questions: Path, settings: MixSettings) -> list[Example]:
     """Stage two: paragraphs, with distractors, crops and unanswerable questions. Nothing of the held-out paragraphs."""
     rng = Random(settings.seed)  # noqa: S311
-    wikipedia, _ = squad.split(_checked(data_dir / "squad-paraphrased.json"), HELD_OUT_PERCENT)
+    wikipedia, _ = split_by_context(_checked(data_dir / "squad-paraphrased.json"), HELD_OUT_PERCENT)
     own = own_questions(questions, {e.context for e in wikipedia})
     qamr = sentences(data_dir, 12, settings.seed)
     mixed = [_crop(e, rng) if rng.random() < settings.crop_share else e for e in wikipedia + own]
@@ -61,6 +61,16 @@ def paragraphs(data_dir: Path, questions: Path, settings: MixSettings) -> list[E
     mixed += [_crop(e, rng, 6) for e in rng.sample(_short(_checked(data_dir / "covid-qa.json")), settings.covid)]
     answerable = [e for e in wikipedia + own if e.answers]
     return mixed + hard_negatives(rng.sample(answerable, settings.hard_negatives), rng)
+
+
+def split_by_context(examples: Sequence[Example], held_out_percent: int) -> tuple[list[Example], list[Example]]:
+    """(train, held out) by the hash of the context alone: the base reader's split must never change, or it is measured on what it has seen."""
+    train: list[Example] = []
+    held_out: list[Example] = []
+    for example in examples:
+        bucket = int(hashlib.sha256(example.context.encode()).hexdigest()[:8], 16) % 100
+        (held_out if bucket < held_out_percent else train).append(example)
+    return train, held_out
 
 
 def own_questions(path: Path, contexts: set[str]) -> list[Example]:
@@ -143,7 +153,7 @@ def documents(data_dir: Path, questions: Path, sample: Path, settings: MixSettin
     """
     rng = Random(settings.seed + 1)  # noqa: S311
     ours = _checked(sample)
-    wikipedia, _ = squad.split(_checked(data_dir / "squad-paraphrased.json"), HELD_OUT_PERCENT)
+    wikipedia, _ = split_by_context(_checked(data_dir / "squad-paraphrased.json"), HELD_OUT_PERCENT)
     own = own_questions(questions, {e.context for e in wikipedia})
     before = [_crop(e, rng) if rng.random() < settings.crop_share else e for e in wikipedia + rng.sample(own, 2400)]
     negatives = hard_negatives([e for e in ours if e.answers], rng) + hard_negatives(rng.sample([e for e in own if e.answers], 350), rng)
@@ -157,8 +167,8 @@ def working_documents(data_dir: Path, questions: Path, sample: Path, own_documen
     """
     rng = Random(settings.seed + 2)  # noqa: S311
     ours = _checked(sample)
-    work, _ = squad.split(_checked(own_documents), HELD_OUT_OF_OWN_PERCENT)
-    wikipedia, _ = squad.split(_checked(data_dir / "squad-paraphrased.json"), HELD_OUT_PERCENT)
+    work, _ = split_by_context(_checked(own_documents), HELD_OUT_OF_OWN_PERCENT)
+    wikipedia, _ = split_by_context(_checked(data_dir / "squad-paraphrased.json"), HELD_OUT_PERCENT)
     own = own_questions(questions, {e.context for e in wikipedia})
     before = [replace(e, heading=e.title if rng.random() < 0.5 else "") for e in wikipedia + rng.sample(own, 2400)]
     qamr = sentences(data_dir, 12, settings.seed)

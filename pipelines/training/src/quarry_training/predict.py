@@ -1,5 +1,6 @@
 """Best spans of a reader on given contexts, over PyTorch or ONNX Runtime: for calibration and evaluation offline."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,19 @@ def torch_logits(model: torch.nn.Module) -> Logits:
 
     def run(ids: Array, mask: Array, types: Array) -> tuple[Array, Array]:
         with torch.inference_mode():
-            out = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), token_type_ids=torch.from_numpy(types))
+            inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask), "token_type_ids": torch.from_numpy(types)}
+            out = model(**accepted(model, inputs))
         return out.start_logits.numpy(), out.end_logits.numpy()
 
     return run
+
+
+def accepted(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs without segment ids if the model has none, as DistilBERT; adapters are looked through."""
+    plain: Any = model
+    plain = plain.get_base_model() if hasattr(plain, "get_base_model") else plain
+    names = inspect.signature(plain.forward).parameters
+    return {name: tensor for name, tensor in inputs.items() if name in names or name != "token_type_ids"}
 
 
 def onnx_logits(path: Path) -> Logits:

@@ -1,0 +1,15 @@
+"""Made unanswerable questions: what the reader meets in service whenever retrieval missed, and must decline."""
+
+from collections.abc import Sequence
+from random import Random
+
+from .mix import hard_negatives
+from .squad import Example
+
+
+def mined(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
+    """A share of the answerable questions, each on the most similar context that does not answer it, under that context's heading."""
+    rng = Random(seed)  # noqa: S311 - sampling, not secrets
+    answerable = [e for e in examples if e.answers]
+    chosen = rng.sample(answerable, round(min(share, 1.0) * len(answerable)))
+    return hard_negatives(chosen, rng) if len({e.context for e in chosen}) > 1 else []
