@@ -54,6 +54,11 @@ def model_dir(home: Path, reference: str) -> Path:
     return home / "models" / reference.removeprefix("models:/")
 
 
+def index_pointer(home: Path, encoder_digest: str) -> Path:
+    """The file that names an encoder's newest index generation under QUARRY_HOME. Each encoder has its own, so that two can be kept up to date."""
+    return home / "index" / f"current-{encoder_digest[:16]}"
+
+
 def known_releases(home: Path) -> list[ReleaseManifest]:
     """All whole releases under QUARRY_HOME, the oldest first."""
     found = [read_manifest(path, ReleaseManifest) for path in (home / "releases").glob(f"*/{RELEASE_MANIFEST}")]
