@@ -175,7 +175,9 @@ def up(names: list[str]) -> None:
     if identity is not None:
         serve(identity)
         retire(identity)
-    status([])
+    for process in all_running():
+        if identity is not None or process.name in names:
+            print(f"{process.name:22} ready at {url(process.port)}")
 
 
 def go_live(verb: str, identity: str) -> None:
