@@ -19,6 +19,7 @@ from .conftest import CLONE, free_port
 
 WORDS = [f"word{i}" for i in range(24)]
 QUESTIONS = ["which word3 is it", "what is word7 of", "where is word11", "who is word19 for"]
+NEEDED = [*(f"services/{name}" for name in ("contract", "runtime", "retriever", "reader", "gateway")), "pipelines/ingestion"]
 ARTEFACTS = """
 import sys
 from pathlib import Path
@@ -95,6 +96,7 @@ def _python(project: str, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    subprocess.run(["make", "envs", f"P={' '.join(NEEDED)}"], cwd=CLONE, check=True, capture_output=True, timeout=1800)
     home = tmp_path_factory.mktemp("releases")
     _python("services/reader", "-c", ARTEFACTS, str(home), *WORDS)
     documents = home / "documents"

@@ -44,6 +44,11 @@ class StandIn:
     custom: dict[str, str] = field(default_factory=lambda: {"digest": DIGEST, "generation": "g1"})
     model: str = "models:/reader/1"
     urls: dict[str, str] = field(default_factory=dict)
+    runners: list[web.AppRunner] = field(default_factory=list)
+
+    def connections(self) -> int:
+        """How many are open."""
+        return sum(len(r.server.connections) for r in self.runners if r.server)
 
     async def read(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -102,7 +107,7 @@ def upstream() -> Iterator[StandIn]:
 @contextmanager
 def serving(made: StandIn) -> Iterator[StandIn]:
     """Served from a thread of its own, so that the gateway under test may have its own event loop."""
-    runners: list[web.AppRunner] = []
+    runners = made.runners
     loop = asyncio.new_event_loop()
 
     async def serve() -> None:

@@ -88,12 +88,16 @@ async def test_a_request_in_flight_finishes_on_the_release_it_began_with(two: Tw
         second = await ask(client)
         assert second.json()["answers"][0]["text"] == "The rest is silence"
         assert second.json()["release_id"] == second.headers["X-Quarry-Release"] == two.ids["b"]
-        assert not first.done()
+        assert (first.done(), two.services["a"].connections() > 0) == (False, True)
         go_on.set()
         reply = await first
         assert reply.json()["answers"][0]["text"] == "14 m/s"
         assert reply.json()["release_id"] == reply.headers["X-Quarry-Release"] == two.ids["a"]
         assert (await state(client))["draining"] == []
+        async with asyncio.timeout(20):
+            while two.services["a"].connections():
+                await asyncio.sleep(0.02)
+        assert two.services["b"].connections()
     asked = {name: ["documents" if "documents" in c[1]["jsonData"] else c[0] for c in s.calls] for name, s in two.services.items()}
     assert asked == {"a": ["retriever", "reader", "documents"], "b": ["retriever", "reader", "documents"]}
 
