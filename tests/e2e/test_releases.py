@@ -153,6 +153,42 @@ def test_promote_and_rollback_are_remembered_and_wrong_ones_are_told(machine: Ma
     assert machine.running() == []
 
 
+class Callers:
+    """Three threads that ask one question after another until the block ends."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.replies: list[tuple[str, str, dict[str, Any]]] = []  # question, release header, body
+        self.failures: list[str] = []
+        self._machine = machine
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(3)]
+
+    def __enter__(self) -> "Callers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _ask(self, number: int) -> None:
+        while not self._over.is_set():
+            question = QUESTIONS[number % len(QUESTIONS)]
+            number += 1
+            try:
+                self.replies.append((question, *self._machine.ask(question)))
+            except OSError as error:  # refusals and passed deadlines are HTTPError, which is one
+                self.failures.append(repr(error))
+
+    def wait_for(self, more: int) -> None:
+        """So many more replies."""
+        wanted, until = len(self.replies) + more, time.monotonic() + 60
+        while len(self.replies) < wanted and time.monotonic() < until:
+            time.sleep(0.02)
+
+
 def test_every_answer_is_wholly_of_one_release_during_three_switches_and_a_rollback(machine: Machine) -> None:
     a, b, c = (machine.ids[x] for x in "abc")
     machine.stack("up", "gateway")
@@ -163,49 +199,22 @@ def test_every_answer_is_wholly_of_one_release_during_three_switches_and_a_rollb
     assert all(answers[q]["answers"] for answers in expected.values() for q in QUESTIONS)
     told_apart = [{json.dumps(expected[name][q]["answers"]) for name in (a, b, c)} for q in QUESTIONS]
     assert max(map(len, told_apart)) == 3, "the releases' own answers differ, whatever their id"
-
-    replies: list[tuple[str, str, dict[str, Any]]] = []
-    failures: list[str] = []
-    over = threading.Event()
-
-    def caller(number: int) -> None:
-        while not over.is_set():
-            question = QUESTIONS[number % len(QUESTIONS)]
-            number += 1
-            try:
-                replies.append((question, *machine.ask(question)))
-            except OSError as error:  # refusals and deadlines are HTTPError, which is one
-                failures.append(repr(error))
-
-    callers = [threading.Thread(target=caller, args=(n,)) for n in range(3)]
-    for thread in callers:
-        thread.start()
-    try:
-        for verb in (["promote", a], ["promote", b], ["promote", c]):
-            machine.stack(*verb)
-            _after(replies, 12)
+    with Callers(machine) as callers:
+        for name in (a, b, c):
+            machine.stack("promote", name)
+            callers.wait_for(12)
         done = machine.make("rollback")
-        _after(replies, 12)
-    finally:
-        over.set()
-        for thread in callers:
-            thread.join(60)
+        callers.wait_for(12)
     assert (done.returncode, f"release {b} is live" in done.stdout) == (0, True), done.stderr
-    assert failures == []
-    assert {header for _, header, _ in replies} == {a, b, c}
-    for question, header, reply in replies:
+    assert callers.failures == []
+    assert {header for _, header, _ in callers.replies} == {a, b, c}
+    for question, header, reply in callers.replies:
         assert reply == expected[header][question]
         assert reply["release_id"] == header
     assert machine.live() == b
     assert machine.running() == ["gateway", "reader", "retriever"]
     assert machine.stack("url", "reader").stdout.strip().startswith("http://127.0.0.1:")
     assert machine.stack("live", "retriever").stdout.strip() == "models:/retriever/1"
-
-
-def _after(replies: list[Any], more: int) -> None:
-    wanted, until = len(replies) + more, time.monotonic() + 60
-    while len(replies) < wanted and time.monotonic() < until:
-        time.sleep(0.02)
 
 
 def test_a_release_that_cannot_be_served_changes_nothing(machine: Machine) -> None:

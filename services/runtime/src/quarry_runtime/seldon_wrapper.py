@@ -127,9 +127,7 @@ def _blueprint(model: SeldonModel) -> flask.Blueprint:
         if not isinstance(message, dict) or not message.keys() <= {"jsonData", "meta"} or "jsonData" not in message:
             raise invalid('the body must be {"jsonData": {...}}')
 
-    @blueprint.before_app_request
-    def metadata() -> flask.Response | None:
-        return flask.jsonify(model.metadata()) if flask.request.path in METADATA and flask.request.method == "GET" else None
+    blueprint.before_app_request(lambda: flask.jsonify(model.metadata()) if flask.request.path in METADATA and flask.request.method == "GET" else None)
 
     @blueprint.after_app_request
     def identify(response: flask.Response) -> flask.Response:
