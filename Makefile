@@ -22,7 +22,6 @@ MLFLOW_PORT := $(or $(QUARRY_MLFLOW_PORT),5500)
 export MLFLOW_TRACKING_URI := http://127.0.0.1:$(MLFLOW_PORT)
 export QUARRY_TRAINING_PYTHON := $(CURDIR)/pipelines/training/.venv/bin/python
 GATEWAY := http://127.0.0.1:$(or $(QUARRY_GATEWAY_PORT),8080)
-READER := http://127.0.0.1:$(or $(QUARRY_READER_PORT),9001)
 
 SERVING := services/contract services/runtime services/retriever services/reader services/gateway
 PIPELINES := pipelines/ingestion pipelines/training pipelines/kubeflow
@@ -35,6 +34,13 @@ KUBEFLOW := $(CURDIR)/pipelines/kubeflow/.venv/bin/python -W ignore -m quarry_ku
 INGEST := $(CURDIR)/pipelines/ingestion/.venv/bin/python -m quarry_ingestion
 STACK := $(CURDIR)/services/contract/.venv/bin/python local/stack.py
 STAMPS := $(QUARRY_HOME)/stamps
+CHAMPION = models:/$(1)@champion
+FIELD = $(CURDIR)/services/contract/.venv/bin/python -c 'import json, sys; print(json.loads(sys.stdin.read().splitlines()[-1])[sys.argv[1]])'
+# What is ingested is encoded by the live release's retriever; before the first release, by the one published first.
+LIVE_RETRIEVER = d="$$($(STACK) live retriever-dir)"; d="$${d:-$$(cat $(STAMPS)/retriever)}"; $(INGEST)
+# Bind a reader and a retriever with the retriever's index, and make the release live unless LIVE=no.
+BIND = made=$$($(TRAINING) quarry_training.release release --home "$(QUARRY_HOME)" --reader $(1) --retriever $(2)) && id=$$($(FIELD) release_id <<< "$$made") && \
+  $(if $(filter no,$(LIVE)),echo "release $$id is made; make promote RELEASE=$$id makes it live",$(STACK) promote $$id)
 # kfp's local runner prints every step's executor at length: the whole goes to a log, the progress to the screen.
 PROGRESS = 2>&1 | tee -a "$(QUARRY_HOME)/run/pipelines.log" | grep --line-buffered -oE "(Task|Pipeline) .*|fit: +[0-9]+%.*|dataset refused.*|[A-Za-z]*Error: .*|.* failed: .*|^models:.*"
 
@@ -63,15 +69,15 @@ ask: services/contract/.venv/.ready ## Ask the running gateway: make ask Q="How 
 ingest: pipelines/ingestion/.venv/.ready $(SERVING:%=%/.venv/.ready) ## Put a folder of documents into the index and serve it: make ingest DIR=path
 	@test -n "$(DIR)" || { echo 'say which folder: make ingest DIR=path'; exit 2; }
 	@$(MAKE) $(STAMPS)/retriever
-	@$(INGEST) "$(DIR)" --home "$(QUARRY_HOME)" --model-dir "$$(cat $(STAMPS)/retriever)"
-	@$(MAKE) serve
+	@$(LIVE_RETRIEVER) "$(DIR)" --home "$(QUARRY_HOME)" --model-dir "$$d"
+	@$(MAKE) serve READER="$$($(STACK) live reader)"
 
 train: $(PIPELINES:%=%/.venv/.ready) ## Fine-tune, register and serve a reader: make train DATA=squad.json [BASE=quarry-base] [EPOCHS=2] [RATE=3e-5]
 	@test -f "$(DATA)" || { echo 'say on what: make train DATA=squad.json'; exit 2; }
 	@$(STACK) up mlflow
 	@$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" --set data="$(abspath $(DATA))" mlflow_uri="$$MLFLOW_TRACKING_URI" \
 	  base="$(or $(BASE),quarry-base)" epochs=$(or $(EPOCHS),2) learning_rate=$(or $(RATE),3e-5) $(PROGRESS)
-	@$(MAKE) serve
+	@$(MAKE) serve READER=$(call CHAMPION,reader)
 
 submit: pipelines/kubeflow/.venv/.ready ## Run a pipeline on a Kubeflow server: make submit KFP_HOST=url PIPELINE=train-reader SET="data=s3://... mlflow_uri=..." [SCHEDULE="0 0 2 * * *"]
 	@test -n "$(KFP_HOST)" -a -n "$(PIPELINE)" || { echo 'say where and what: make submit KFP_HOST=url PIPELINE=train-reader SET="key=value ..."'; exit 2; }
@@ -84,15 +90,30 @@ eval: pipelines/training/.venv/.ready ## Ask every question of a SQuAD file thro
 
 eval-reader: pipelines/training/.venv/.ready ## The reader alone on gold paragraphs: make eval-reader DATA=squad.json
 	@test -f "$(DATA)" || { echo 'say with what: make eval-reader DATA=squad.json'; exit 2; }
-	@$(TRAINING) quarry_training.evaluate_served --data "$(DATA)" --reader $(READER)
+	@$(TRAINING) quarry_training.evaluate_served --data "$(DATA)" --reader "$$($(STACK) url reader)"
 
-release: pipelines/training/.venv/.ready ## Bind champion reader, champion retriever and the current index into a release
+release: $(SERVING:%=%/.venv/.ready) pipelines/training/.venv/.ready ## Bind reader, retriever and its index, make it live: make release [READER=models:/reader/N] [RETRIEVER=models:/retriever/N] [LIVE=no]
 	@$(STACK) up mlflow
-	@$(TRAINING) quarry_training.release release --home "$(QUARRY_HOME)" --generation "$$(cat $(QUARRY_HOME)/index/current)"
+	@$(if $(RETRIEVER),$(MAKE) reindex)
+	@$(call BIND,$(or $(READER),$(call CHAMPION,reader)),$(or $(RETRIEVER),$(call CHAMPION,retriever)))
 
-# A new release for running services; before the first reader there is nothing to serve.
+promote: $(SERVING:%=%/.venv/.ready) ## Make an existing release live, without a pause: make promote RELEASE=id
+	@test -n "$(RELEASE)" || { echo 'say which: make promote RELEASE=id; there are:'; $(STACK) releases; exit 2; }
+	@$(STACK) promote "$(RELEASE)"
+
+rollback: $(SERVING:%=%/.venv/.ready) ## Make the release live that was live before
+	@$(STACK) rollback
+
+reindex: pipelines/ingestion/.venv/.ready pipelines/training/.venv/.ready ## Encode all documents for another retriever beside the live one: make reindex RETRIEVER=models:/retriever/N
+	@test -n "$(RETRIEVER)" || { echo 'say for which: make reindex RETRIEVER=models:/retriever/N'; exit 2; }
+	@$(STACK) up mlflow
+	@made=$$($(TRAINING) quarry_training.release fetch --home "$(QUARRY_HOME)" --retriever "$(RETRIEVER)") && d=$$($(FIELD) folder <<< "$$made") && \
+	  $(INGEST) --reindex --home "$(QUARRY_HOME)" --model-dir "$$d"
+
+# A new release with the retriever that is live; before the first reader there is nothing to serve.
 serve:
-	@if test -f $(STAMPS)/reader -o -f $(QUARRY_HOME)/current; then $(MAKE) release && $(STACK) down gateway reader retriever && $(STACK) up; fi
+	@if test -f $(STAMPS)/reader -o -f $(QUARRY_HOME)/releases/history.jsonl; then \
+	  $(STACK) up mlflow && retriever=$$($(STACK) live retriever) && $(call BIND,$(READER),$$retriever) && $(STACK) up; fi
 
 $(STAMPS)/retriever: | pipelines/training/.venv/.ready pipelines/kubeflow/.venv/.ready
 	@$(STACK) up mlflow
@@ -101,7 +122,7 @@ $(STAMPS)/retriever: | pipelines/training/.venv/.ready pipelines/kubeflow/.venv/
 	@python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["folder"])' $@.json > $@
 
 $(STAMPS)/examples: $(wildcard examples/documents/*) $(STAMPS)/retriever
-	$(INGEST) examples/documents --home "$(QUARRY_HOME)" --model-dir "$$(cat $(STAMPS)/retriever)"
+	$(LIVE_RETRIEVER) examples/documents --home "$(QUARRY_HOME)" --model-dir "$$d"
 	@touch $@
 
 $(STAMPS)/reader: examples/questions/train.json examples/questions/dev.json pipelines/training/models/base-reader/weights.safetensors
@@ -150,5 +171,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest train submit eval eval-reader release serve envs test lint bench examples base-reader lock clean
+.PHONY: help demo up down ask ingest train submit eval eval-reader release promote rollback reindex serve envs test lint bench examples base-reader lock clean
 .SECONDARY:

@@ -2,6 +2,8 @@
 
 import ask
 import stack
+from processes import HOME, url
+from quarry_contract.releases import read_release, release_path
 
 QUESTIONS = [
     "How deep is the drainage sump SP2 on basement level 2?",
@@ -17,8 +19,8 @@ QUESTIONS = [
 if __name__ == "__main__":
     for question in QUESTIONS:
         ask.show(question, ask.ask(question))
-    _, release = stack.release()
-    print(f"\nServing release {release['release_id']}: {release['reader']}, {release['retriever']}, index {release['index_generation']}.")
-    print(f"Ask your own:    make ask Q=\"...\"   or {stack.url('gateway')}/docs")
-    print(f"Models and runs: {stack.url('mlflow')}")
+    release = read_release(release_path(HOME, stack.live()))
+    print(f"\nServing release {release.release_id}: {release.reader}, {release.retriever}, index {release.index_generation}.")
+    print(f"Ask your own:    make ask Q=\"...\"   or {url(stack.PORTS['gateway'])}/docs")
+    print(f"Models and runs: {url(stack.PORTS['mlflow'])}")
     print("Stop it all:     make down")

@@ -1,67 +1,44 @@
-"""The stack on one machine: MLflow, retriever, reader and gateway as processes in their own environments.
+"""The stack on one machine: MLflow, gateway, and one retriever and reader per release, as processes in their own environments.
 
-    stack.py up NAME...     start those that are not running, wait until each is ready
-    stack.py down [NAME...] stop them (all by default); SIGTERM first, so requests in flight are answered
-    stack.py status
+    stack.py up [NAME...]     start what is not running of mlflow and gateway (with the live release); finish a switch that was broken off
+    stack.py down [NAME...]   stop all, or these of mlflow, retriever, reader, gateway; requests in flight are answered first
+    stack.py promote ID       make a release live; a running gateway is switched without a pause
+    stack.py rollback         make the release live that was live before
+    stack.py status | releases
+    stack.py url NAME         where it answers
+    stack.py live reader|retriever|retriever-dir    of the live release
 
-State (pids, logs, models, index, registry) lives under QUARRY_HOME. Standard library only.
+State (pids, logs, models, index, registry, releases) lives under QUARRY_HOME. Needs the contract's environment only.
 """
 
 import contextlib
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
-CLONE = Path(__file__).resolve().parents[1]
-HOME = Path(os.environ.get("QUARRY_HOME", CLONE / ".quarry")).resolve()
-RUN = HOME / "run"
+import history
+from processes import CLONE, HOME, Process, Service, all_running, alone, ensure, free_port, running, stop, url
+from quarry_contract.manifests import ManifestError, ReleaseManifest, write_manifest
+from quarry_contract.releases import ROUTING_TABLE, Route, RoutingTable, check_release, known_releases, model_dir, read_release, read_table, release_path
+
 PORTS = {
     "mlflow": int(os.environ.get("QUARRY_MLFLOW_PORT", "5500")),
     "reader": int(os.environ.get("QUARRY_READER_PORT", "9001")),
     "retriever": int(os.environ.get("QUARRY_RETRIEVER_PORT", "9002")),
     "gateway": int(os.environ.get("QUARRY_GATEWAY_PORT", "8080")),
 }
-READY_TIMEOUT_SEC = 180
-STOP_TIMEOUT_SEC = 15
-
-
-@dataclass(frozen=True)
-class Service:
-    """How one process is started, and the address that answers 200 when it is ready."""
-
-    command: list[str]
-    ready: str
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-def url(name: str) -> str:
-    """Base address of a service."""
-    return f"http://127.0.0.1:{PORTS[name]}"
+TABLE = HOME / ROUTING_TABLE
+FOLLOW_TIMEOUT_SEC = 20
+DRAIN_TIMEOUT_SEC = 30  # the gateway's longest deadline is 25 s
 
 
 def python(project: str) -> str:
     """The interpreter of a project's environment."""
     return str(CLONE / project / ".venv" / "bin" / "python")
-
-
-def release() -> tuple[Path, dict[str, str]]:
-    """Path and content of the current release.
-
-    Raises:
-        SystemExit: nothing was released yet.
-    """
-    pointer = HOME / "current"
-    if not pointer.exists():
-        sys.exit("nothing is released yet: run `make demo`, or `make train` and `make ingest`, first")
-    path = HOME / "releases" / pointer.read_text().strip() / "release.json"
-    return path, json.loads(path.read_text())
 
 
 def mlflow() -> Service:
@@ -72,139 +49,247 @@ def mlflow() -> Service:
     command = [python("pipelines/training"), "-m", "mlflow", "server", *backend, "--host", "127.0.0.1", "--port", str(PORTS["mlflow"]), "--workers", "1"]
     # Without the first, seven job workers start that nothing here uses.
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return Service(command, "/health", quiet)
-
-
-def reader() -> Service:
-    """The released reader."""
-    _, manifest = release()
-    settings = {"MODEL_DIR": str(model_dir(manifest["reader"])), "MODEL_REF": manifest["reader"], "PORT": str(PORTS["reader"])}
-    return Service([python("services/reader"), "-m", "quarry_reader"], "/health/status", prefixed("QUARRY_READER_", settings))
-
-
-def retriever() -> Service:
-    """The released retriever on the released index generation."""
-    _, manifest = release()
-    index = HOME / "index" / manifest["index_generation"]
-    model = {"MODEL_DIR": str(model_dir(manifest["retriever"])), "MODEL_REF": manifest["retriever"]}
-    settings = {**model, "INDEX_DIR": str(index), "PORT": str(PORTS["retriever"])}
-    return Service([python("services/retriever"), "-m", "quarry_retriever"], "/health/status", prefixed("QUARRY_RETRIEVER_", settings))
+    return Service("mlflow", PORTS["mlflow"], "/health", command, quiet)
 
 
 def gateway() -> Service:
-    """The gateway in front of both."""
-    path, _ = release()
-    settings = {"PORT": str(PORTS["gateway"]), "READER_URL": url("reader"), "RETRIEVER_URL": url("retriever"), "RELEASE": str(path)}
-    return Service([python("services/gateway"), "-m", "quarry_gateway"], "/readyz", prefixed("QUARRY_GATEWAY_", settings))
+    """The gateway; the routing table tells it the rest."""
+    settings = {"PORT": str(PORTS["gateway"]), "ROUTES": str(TABLE)}
+    return Service("gateway", PORTS["gateway"], "/readyz", [python("services/gateway"), "-m", "quarry_gateway"], prefixed("GATEWAY", settings))
 
 
-SERVICES: dict[str, Callable[[], Service]] = {"mlflow": mlflow, "retriever": retriever, "reader": reader, "gateway": gateway}
+def model_service(kind: str, manifest: ReleaseManifest) -> Service:
+    """The reader or retriever of one release, on the port it has, or on the first choice, or on a free one."""
+    name = f"{kind}-{manifest.release_id}"
+    found = running(name)
+    port = found.port if found else free_port(PORTS[kind])
+    reference = manifest.reader if kind == "reader" else manifest.retriever
+    settings = {"MODEL_DIR": str(model_dir(HOME, reference)), "MODEL_REF": reference, "PORT": str(port)}
+    if kind == "retriever":
+        settings["INDEX_DIR"] = str(HOME / "index" / manifest.index_generation)
+    return Service(name, port, "/health/status", [python(f"services/{kind}"), "-m", f"quarry_{kind}"], prefixed(kind.upper(), settings))
 
 
-def model_dir(reference: str) -> Path:
-    """Where `release` put models:/name/N."""
-    return HOME / "models" / reference.removeprefix("models:/")
-
-
-def prefixed(prefix: str, settings: dict[str, str]) -> dict[str, str]:
+def prefixed(service: str, settings: dict[str, str]) -> dict[str, str]:
     """Environment variables of one service."""
-    return {prefix + name: value for name, value in settings.items()}
+    return {f"QUARRY_{service}_{name}": value for name, value in settings.items()}
 
 
-def running(name: str) -> int | None:
-    """The pid of a service that is still the process we started, else None."""
-    try:
-        pid, started = (RUN / f"{name}.pid").read_text().split()
-        return int(pid) if start_time(int(pid)) == started else None
-    except (OSError, ValueError):
+def live() -> str:
+    """The live release's id.
+
+    Raises:
+        SystemExit: nothing was released yet.
+    """
+    ids = history.releases(HOME)
+    if not ids:
+        sys.exit("nothing is released yet: run `make demo`, or `make train` and `make ingest`, first")
+    return ids[-1]
+
+
+def others(*ids: str | None) -> list[Process]:
+    """Model services of other releases than these."""
+    return [p for p in all_running() if (parts := p.name.partition("-"))[1] and parts[2] not in ids]
+
+
+def gateway_state() -> dict[str, Any] | None:
+    """What the running gateway says of its releases; None when none runs."""
+    if running("gateway") is not None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url(PORTS["gateway"]) + "/v1/releases", timeout=5) as reply:
+            return dict(json.load(reply))
+    return None
+
+
+def serving() -> str | None:
+    """The release the running gateway sends requests to; None when no gateway runs."""
+    if running("gateway") is None:
         return None
+    if state := gateway_state():
+        return str(state["live"])
+    table = table_now()  # it is starting, or too busy to say
+    return table.live if table else None
 
 
-def start_time(pid: int) -> str:
-    """When a process began, in the kernel's ticks: tells a reused pid from ours. Raises OSError when it is gone."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    if fields[0] == "Z":
-        raise ProcessLookupError(pid)
-    return fields[19]
+def table_now() -> RoutingTable | None:
+    """The routing table, if there is a good one."""
+    with contextlib.suppress(ManifestError):
+        return read_table(TABLE)
+    return None
+
+
+def serve(identity: str) -> None:
+    """Bring up a release beside what serves and let the gateway switch to it. Run again, it goes on where it was broken off.
+
+    Raises:
+        SystemExit: the release cannot be served; what served before still does.
+    """
+    manifest = check_release(HOME, identity)
+    before, old = serving(), table_now()
+    retire(identity, before)  # what a switch that was broken off has left: at most two pairs at once
+    services = [model_service(kind, manifest) for kind in ("retriever", "reader")]
+    new = [service.name for service in services if running(service.name) is None]
+    try:
+        ensure(services)
+        table = RoutingTable(identity, {identity: Route(str(release_path(HOME, identity)), services[0].url, services[1].url)})
+        write_manifest(TABLE, table)
+        ensure([gateway()])
+        wait_followed(table)
+    except SystemExit:
+        if before not in (None, identity):
+            if old is not None:
+                write_manifest(TABLE, old)
+            stop(found for name in new if (found := running(name)))
+        raise
+
+
+def wait_followed(table: RoutingTable) -> None:
+    """Until the gateway sends new requests where the table says.
+
+    Raises:
+        SystemExit: it refuses to; its reason is in the message.
+    """
+    until = time.monotonic() + FOLLOW_TIMEOUT_SEC
+    reason = "it does not answer"
+    while time.monotonic() < until:
+        if state := gateway_state():
+            if state["routing"] == table.digest and state["refused"] is None:
+                return
+            reason = state["refused"] or reason
+        time.sleep(0.1)
+    sys.exit(f"the gateway did not switch to release {table.live}: {reason}")
+
+
+def retire(*keep: str | None) -> None:
+    """Stop the services of all releases but these, once the gateway has no request left for them."""
+    until = time.monotonic() + DRAIN_TIMEOUT_SEC
+    while others(*keep) and time.monotonic() < until and (state := gateway_state()) and state["draining"]:
+        time.sleep(0.1)
+    stop(others(*keep))
 
 
 def up(names: list[str]) -> None:
-    """Start what is not running, then wait until all are ready.
+    """Start MLflow, and the gateway on the live release."""
+    identity = live() if not names or "gateway" in names else None
+    if not names or "mlflow" in names:
+        ensure([mlflow()])
+    if identity is not None:
+        serve(identity)
+        retire(identity)
+    for process in all_running():
+        if identity is not None or process.name in names:
+            print(f"{process.name:22} ready at {url(process.port)}")
+
+
+def go_live(verb: str, identity: str) -> None:
+    """Switch a running gateway, then write the history."""
+    was = history.releases(HOME)[-1:]
+    manifest = check_release(HOME, identity)
+    served = running("gateway") is not None
+    if served:
+        serve(identity)
+    if was != [identity]:
+        history.record(HOME, verb, identity)
+    if served:
+        retire(identity)
+    what = f"{manifest.reader}, {manifest.retriever}, index {manifest.index_generation}, threshold {manifest.threshold:.3f}"
+    print(f"release {identity} is live{'' if was != [identity] else ' (as before)'}: {what}")
+    if was and was != [identity]:
+        print(f"before it was {was[0]}")
+    if not served:
+        print("no gateway runs: `make up` serves it")
+
+
+def promote(names: list[str]) -> None:
+    """Make a release live."""
+    if len(names) != 1:
+        sys.exit("say which release: make promote RELEASE=id; `stack.py releases` lists them")
+    go_live("promote", names[0])
+
+
+def rollback(_: list[str]) -> None:
+    """Make the release live that was live before.
 
     Raises:
-        SystemExit: a process ended or was not ready in time; its last log lines are printed.
+        SystemExit: there is none.
     """
-    RUN.mkdir(parents=True, exist_ok=True)
-    services = {name: SERVICES[name]() for name in SERVICES if name in names}
-    ours = {name for name in services if running(name) is None}
-    for name in ours:
-        start(name, services[name])
-    for name, service in services.items():
-        if not wait_ready(name, service) and name not in ours:
-            start(name, service)  # it was still draining from an earlier stop
-            ours.add(name)
-            wait_ready(name, service)
-        if running(name) is None:
-            tail = (RUN / f"{name}.log").read_text(errors="replace").splitlines()[-15:]
-            sys.exit("\n".join([f"{name} did not get ready (is port {PORTS[name]} taken?). The end of {RUN / f'{name}.log'}:", *tail]))
-        print(f"{name:10} ready at {url(name)}")
-
-
-def start(name: str, service: Service) -> None:
-    """Start one process, its output into its log."""
-    with (RUN / f"{name}.log").open("ab") as log:
-        environment = os.environ | service.environment
-        process = subprocess.Popen(service.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, cwd=HOME, start_new_session=True)
-    (RUN / f"{name}.pid").write_text(f"{process.pid} {start_time(process.pid)}")
-
-
-def wait_ready(name: str, service: Service) -> bool:
-    """Poll until it answers 200; False when its process ended.
-
-    Raises:
-        SystemExit: it neither gets ready nor ends.
-    """
-    until = time.monotonic() + READY_TIMEOUT_SEC
-    while time.monotonic() < until:
-        if running(name) is None:
-            return False
-        with contextlib.suppress(OSError), urllib.request.urlopen(url(name) + service.ready, timeout=5) as reply:
-            if reply.status == 200:
-                return True
-        time.sleep(0.2)
-    sys.exit(f"{name} runs but is not ready after {READY_TIMEOUT_SEC} s: see {RUN / f'{name}.log'}")
+    ids = history.releases(HOME)
+    if len(ids) < 2:
+        sys.exit("there is no earlier release to go back to")
+    go_live("rollback", ids[-2])
 
 
 def down(names: list[str]) -> None:
-    """Stop in reverse order: the gateway first."""
-    for name in reversed(list(SERVICES)):
-        pid = running(name) if name in names else None
-        if pid is None:
-            continue
-        os.kill(pid, signal.SIGTERM)
-        until = time.monotonic() + STOP_TIMEOUT_SEC
-        while running(name) and time.monotonic() < until:
-            time.sleep(0.1)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)  # what it may have left behind
-        (RUN / f"{name}.pid").unlink(missing_ok=True)
-        print(f"{name:10} stopped")
+    """The gateway first, so that nobody asks what is gone."""
+    for kind in ("gateway", "reader", "retriever", "mlflow"):
+        if not names or kind in names:
+            stop(p for p in all_running() if p.name.partition("-")[0] == kind)
+
+
+def status(_: list[str]) -> None:
+    """What runs, and where."""
+    for process in all_running():
+        print(f"{process.name:22} running at {url(process.port)}")
+    if stopped := [kind for kind in PORTS if not any(p.name.partition("-")[0] == kind for p in all_running())]:
+        print(f"not running: {', '.join(stopped)}")
+
+
+def releases(_: list[str]) -> None:
+    """All releases, the live one marked."""
+    now = history.releases(HOME)[-1:]
+    for m in known_releases(HOME):
+        print(f"{'*' if [m.release_id] == now else ' '} {m.release_id}  {m.created}  {m.reader}, {m.retriever}, index {m.index_generation}")
+
+
+def address(names: list[str]) -> None:
+    """Where a service answers; of reader and retriever, the live one's.
+
+    Raises:
+        SystemExit: no release is served.
+    """
+    [name] = names
+    if name in ("mlflow", "gateway"):
+        print(url(PORTS[name]))
+        return
+    table = table_now()
+    if table is None or running(f"{name}-{table.live}") is None:
+        sys.exit(f"no {name} runs: `make up` starts it")
+    route = table.releases[table.live]
+    print(route.reader_url if name == "reader" else route.retriever_url)
+
+
+def part(names: list[str]) -> None:
+    """A part of the live release; the registry's champion, and no folder, when nothing is live yet."""
+    [name] = names
+    ids = history.releases(HOME)
+    manifest = read_release(release_path(HOME, ids[-1])) if ids else None
+    if name == "retriever-dir":
+        print(model_dir(HOME, manifest.retriever) if manifest else "")
+    elif manifest is None:
+        print(f"models:/{name}@champion")
+    else:
+        print(manifest.reader if name == "reader" else manifest.retriever)
+
+
+CHANGING: dict[str, Callable[[list[str]], None]] = {"up": up, "down": down, "promote": promote, "rollback": rollback}
+ASKING: dict[str, Callable[[list[str]], None]] = {"status": status, "releases": releases, "url": address, "live": part}
+NAMES = {"up": {"mlflow", "gateway"}, "down": set(PORTS), "url": set(PORTS), "live": {"reader", "retriever", "retriever-dir"}}
 
 
 def main() -> None:
     """Entry point."""
     verb, *names = sys.argv[1:] or ["status"]
-    if unknown := set(names) - SERVICES.keys():
-        sys.exit(f"no such service: {', '.join(sorted(unknown))}; there are {', '.join(SERVICES)}")
-    if verb == "up":
-        up(names or list(SERVICES))
-    elif verb == "down":
-        down(names or list(SERVICES))
-    elif verb == "status":
-        for name in SERVICES:
-            print(f"{name:10} {'running' if running(name) else 'stopped'} {url(name)}")
-    else:
+    if verb not in CHANGING | ASKING or (verb in ("url", "live") and len(names) != 1):
         sys.exit(__doc__)
+    if verb in NAMES and (unknown := set(names) - NAMES[verb]):
+        sys.exit(f"no such name: {', '.join(sorted(unknown))}; there are {', '.join(sorted(NAMES[verb]))}")
+    try:
+        if verb in ASKING:
+            ASKING[verb](names)
+        else:
+            with alone():
+                CHANGING[verb](names)
+    except ManifestError as error:
+        sys.exit(f"{verb}: {error}")
 
 
 if __name__ == "__main__":

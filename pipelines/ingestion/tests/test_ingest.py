@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 import pytest
 from quarry_contract.manifests import INDEX_MANIFEST, IndexManifest, read_manifest, verify_files
+from quarry_contract.releases import index_pointer
 from quarry_runtime import tiny
 from quarry_runtime.encode import Encoder
 
@@ -54,11 +55,11 @@ def test_a_folder_becomes_a_generation_and_bad_files_do_not_stop_it(folder: Path
     assert (found["documents"], found["passages"]) == (2, 2)
     assert [(s["source"], s["code"]) for s in found["skipped"]] == [("bad.pdf", "damaged")]
     index = tmp_path / "home" / "index" / found["generation"]
-    assert (tmp_path / "home" / "index" / "current").read_text() == found["generation"]
     manifest = read_manifest(index / INDEX_MANIFEST, IndexManifest)
     verify_files(index, manifest.files)
     encoder = Encoder.load(model)
     assert manifest.encoder_digest == encoder.manifest.digest
+    assert index_pointer(tmp_path / "home", encoder.manifest.digest).read_text() == found["generation"]
     assert np.abs(encoder.encode([manifest.canary_text])[0] - np.array(manifest.canary_vector)).max() < 1e-5
     with sqlite3.connect(index / "passages.db") as database:
         rows = database.execute("SELECT p.start, p.end, p.text, d.text, d.document_id FROM passages p JOIN documents d USING (document_id)").fetchall()

@@ -17,6 +17,7 @@ from quarry_contract.manifests import (
     read_manifest,
     write_manifest,
 )
+from quarry_contract.releases import index_pointer, release_path
 from transformers import AutoModelForQuestionAnswering
 
 from quarry_training import export
@@ -81,9 +82,16 @@ def test_a_release_binds_what_belongs_together(artefacts: Path, tmp_path: Path) 
     index(tmp_path, "g1", read_manifest(artefacts / "retriever" / MODEL_MANIFEST, ModelManifest).digest)
     made = release(tmp_path, "models:/reader@champion", "models:/retriever@champion", "g1")
     assert (made.reader, made.retriever, made.threshold) == (reader, retriever, 0.4)
-    assert (tmp_path / "current").read_text() == made.release_id
-    again = release(tmp_path, reader, retriever, "g1")
-    assert again.release_id == made.release_id
+    path = release_path(tmp_path, made.release_id)
+    written = path.stat().st_mtime_ns
+    with pytest.raises(ManifestError, match="no index was encoded by models:/retriever/"):
+        release(tmp_path, reader, retriever)
+    index_pointer(tmp_path, made.retriever_digest).write_text("g1")
+    assert release(tmp_path, reader, retriever) == made
+    assert path.stat().st_mtime_ns == written
+    path.write_text(path.read_text().replace('"threshold": 0.4', '"threshold": 0.1'))
+    with pytest.raises(ManifestError, match="it was changed"):
+        release(tmp_path, reader, retriever)
 
 
 def test_an_index_of_another_encoder_is_not_released(artefacts: Path, tmp_path: Path) -> None:
@@ -92,4 +100,4 @@ def test_an_index_of_another_encoder_is_not_released(artefacts: Path, tmp_path: 
     index(tmp_path, "g2", "f" * 64)
     with pytest.raises(ManifestError, match="encoded by another retriever"):
         release(tmp_path, "models:/reader@champion", "models:/retriever@champion", "g2")
-    assert not (tmp_path / "current").exists()
+    assert not (tmp_path / "releases").exists()

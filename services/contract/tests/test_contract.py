@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quarry_contract import manifests, messages
+from quarry_contract import manifests, messages, releases
 from quarry_contract.codec import Message, decode, loads
 from quarry_contract.errors import BY_CODE, ErrorCode, QuarryError
 from quarry_contract.manifests import ManifestError, ModelManifest, digest_file, read_manifest, verify_files, write_manifest
@@ -14,7 +14,7 @@ from quarry_contract.manifests import ManifestError, ModelManifest, digest_file,
 from .make_golden import EXAMPLES, GOLDEN
 
 MESSAGES: list[type[Message]] = [
-    c for m in (messages, manifests) for c in vars(m).values() if isinstance(c, type) and issubclass(c, Message) and c is not Message
+    c for m in (messages, manifests, releases) for c in vars(m).values() if isinstance(c, type) and issubclass(c, Message) and c is not Message
 ]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(alphabet=st.characters()) | st.just("\ud800"),

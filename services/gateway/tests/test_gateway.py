@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from quarry_contract.errors import ErrorCode
 from quarry_contract.messages import AnswerResponse
+from quarry_contract.releases import read_release
 
 from quarry_gateway.app import create_app
 from quarry_gateway.service import PipelineError, load_pipeline
@@ -36,7 +37,7 @@ async def ask(client: httpx.AsyncClient, question: str = "When does lifting stop
     return await client.post("/v1/answers", json={"question": question, **fields}, headers=headers)
 
 
-async def test_an_answer_comes_with_its_place_in_the_document(client: httpx.AsyncClient, upstream: StandIn) -> None:
+async def test_an_answer_comes_with_its_place_in_the_document(client: httpx.AsyncClient, upstream: StandIn, settings: Settings) -> None:
     reply = await ask(client, headers={"X-Request-Id": "r-7"})
     assert reply.status_code == 200
     assert reply.headers["X-Request-Id"] == "r-7"
@@ -45,7 +46,7 @@ async def test_an_answer_comes_with_its_place_in_the_document(client: httpx.Asyn
     assert CANONICAL[place.start : place.end] == place.text == answer.text == "14 m/s"
     assert place.sentence == "Lifting with TC1 stops at 14 m/s, as Mr. Moore says."
     assert (place.document_id, place.page, answer.confidence) == ("rules/ms 014.pdf", 3, 0.9)
-    assert reply.json()["release_id"] == "rel-1"
+    assert reply.json()["release_id"] == reply.headers["X-Quarry-Release"] == read_release(settings.release).release_id
     assert {c[2]["X-Request-Id"] for c in upstream.calls} == {"r-7"}
 
 

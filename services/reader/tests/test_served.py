@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from quarry_contract.manifests import MODEL_MANIFEST, digest_file
+from quarry_contract.manifests import MODEL_MANIFEST, ModelManifest, digest_file, read_manifest
 
 PROJECT = Path(__file__).resolve().parents[1]
 SELDON = PROJECT / "seldon" / ".venv" / "bin"
@@ -105,6 +105,13 @@ def test_it_answers(served: Served) -> None:
     spans = reply.json()["jsonData"]["spans"]
     assert [s["text"] for s in spans][:2] == ["Alpha", "beta"]
     assert spans[0]["evidence"] == [{"passage_id": "p0", "start": 14, "end": 19}]
+
+
+def test_it_says_which_model_it_serves(served: Served, artefact: Path) -> None:
+    """The gateway sends questions only to a release's own model."""
+    digest = read_manifest(artefact / MODEL_MANIFEST, ModelManifest).digest
+    for path in ("/metadata", "/api/v1.0/metadata"):
+        assert httpx.get(served.url + path).json()["custom"]["digest"] == digest
 
 
 def test_seldons_own_client_can_call_it(served: Served) -> None:

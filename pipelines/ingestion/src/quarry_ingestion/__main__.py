@@ -1,4 +1,4 @@
-"""`python -m quarry_ingestion FOLDER --home DIR --model-dir DIR`: a folder into the index, beside what is there already."""
+"""`python -m quarry_ingestion FOLDER|--reindex --home DIR --model-dir DIR`: a folder into the index, beside what is there already; or all of it anew."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from tqdm import tqdm
 from .blocks import Document
 from .chunk import CHUNKER, Chunk, chunk
 from .extract import Skipped, extract, preload
-from .publish import exists, generation_name, publish, set_current
-from .sources import SourceError, files, folders, only_one, readable, remember
+from .publish import current, exists, generation_name, publish, set_current, set_shadow, shadow
+from .sources import SourceError, files, folders, known_folders, only_one, readable, remember
 
 EMBED_AT_ONCE = 256
 
@@ -71,12 +71,36 @@ def embed(documents: Sequence[Document], chunks: Sequence[Chunk], encoder: Encod
     return np.concatenate(parts)
 
 
+@dataclass(frozen=True)
+class Built:
+    """One encoder's generation of the documents; `passages` is None when it was there already."""
+
+    generation: str
+    encoder_digest: str
+    passages: int | None
+
+
+def build(documents: Sequence[Document], home: Path, model_dir: Path) -> Built:
+    """Cut, embed and write the generation, unless it is there already.
+
+    Raises:
+        ManifestError: the retriever artefact is not whole.
+    """
+    encoder = Encoder.load(model_dir)
+    generation = generation_name(documents, encoder.manifest.digest, CHUNKER)
+    if exists(home, generation):
+        return Built(generation, encoder.manifest.digest, None)
+    chunks = passages(documents, encoder)
+    publish(home, generation, documents, chunks, embed(documents, chunks, encoder), encoder, CHUNKER)
+    return Built(generation, encoder.manifest.digest, len(chunks))
+
+
 def ingest(folder: Path, home: Path, model_dir: Path) -> dict[str, Any]:
-    """Bring a folder into the index and make the new generation the current one.
+    """Bring a folder into the index of this retriever, and of the shadow retriever where there is one.
 
     Raises:
         SourceError: no such folder, or not one readable document in it.
-        ManifestError: the retriever artefact is not whole.
+        ManifestError: a retriever artefact is not whole.
     """
     began = time.monotonic()
     roots = folders(home, folder.resolve())
@@ -85,30 +109,67 @@ def ingest(folder: Path, home: Path, model_dir: Path) -> dict[str, Any]:
     documents, skipped = collect(roots)
     if not documents:
         raise SourceError(f"no readable document in {folder}: {dict(Counter(s.code for s in skipped))}")
-    encoder = Encoder.load(model_dir)
-    generation = generation_name(documents, encoder.manifest.digest, CHUNKER)
-    counts = {"documents": len(documents), "words": sum(len(d.text.split()) for d in documents)}
-    if not exists(home, generation):
-        chunks = passages(documents, encoder)
-        publish(home, generation, documents, chunks, embed(documents, chunks, encoder), encoder, CHUNKER)
-        counts["passages"] = len(chunks)
-    set_current(home, generation)
+    live = build(documents, home, model_dir)
+    second = shadow(home)
+    other = build(documents, home, second) if second not in (None, model_dir.resolve()) else None
+    for built in (live, other):  # after the work for both, so that neither is ahead of the other for long
+        if built is not None:
+            set_current(home, built.generation, built.encoder_digest)
     remember(home, roots)
+    return report(live, documents, skipped, began) | ({"shadow": other.generation} if other else {})
+
+
+def reindex(home: Path, model_dir: Path) -> dict[str, Any]:
+    """Build the index of another retriever from all folders ingested so far; `ingest` goes on beside it and writes for both from now on.
+
+    Raises:
+        SourceError: nothing was ingested yet.
+        ManifestError: the retriever artefact is not whole.
+    """
+    began = time.monotonic()
+    digest = Encoder.load(model_dir).manifest.digest
+    with only_one(home, wait=True):  # an ingest that began before this knows of one retriever only
+        set_shadow(home, model_dir.resolve())
+        before = current(home, digest)
+    documents, skipped = collect(known_folders(home))
+    if not documents:
+        raise SourceError("nothing was ingested yet: `make ingest DIR=...` first")
+    built = build(documents, home, model_dir)
+    with only_one(home, wait=True):
+        if current(home, digest) == before:  # else an ingest since then brought newer documents for this retriever too
+            set_current(home, built.generation, digest)
+        built = replace(built, generation=current(home, digest) or built.generation)
+    return report(built, documents, skipped, began)
+
+
+def report(built: Built, documents: Sequence[Document], skipped: Sequence[Skipped], began: float) -> dict[str, Any]:
+    """What was done, for people and scripts."""
+    counts = {"documents": len(documents), "words": sum(len(d.text.split()) for d in documents)}
+    made = {} if built.passages is None else {"passages": built.passages}
     reasons = [{"source": s.source, "code": s.code, "detail": s.detail} for s in skipped]
-    return {"generation": generation, **counts, "skipped": reasons, "seconds": round(time.monotonic() - began, 1)}
+    return {"generation": built.generation, **counts, **made, "skipped": reasons, "seconds": round(time.monotonic() - began, 1)}
+
+
+def run(folder: Path | None, home: Path, model_dir: Path) -> dict[str, Any]:
+    """`ingest` a folder, or `reindex` when there is none."""
+    home.mkdir(parents=True, exist_ok=True)
+    if folder is None:
+        return reindex(home.resolve(), model_dir)
+    with only_one(home):
+        return ingest(folder, home.resolve(), model_dir)
 
 
 def main() -> None:
     """Entry point; the last line of standard output is a JSON report."""
     parser = argparse.ArgumentParser(prog="quarry_ingestion", description=__doc__)
-    parser.add_argument("folder", type=Path)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("folder", type=Path, nargs="?")
+    what.add_argument("--reindex", action="store_true", help="all folders ingested so far, for this retriever as a second one beside the live one")
     parser.add_argument("--home", type=Path, required=True, help="QUARRY_HOME: the index is written under it")
     parser.add_argument("--model-dir", type=Path, required=True, help="the retriever's artefact folder")
     args = parser.parse_args()
     try:
-        args.home.mkdir(parents=True, exist_ok=True)
-        with only_one(args.home):
-            print(json.dumps(ingest(args.folder, args.home.resolve(), args.model_dir), ensure_ascii=False))
+        print(json.dumps(run(args.folder, args.home, args.model_dir), ensure_ascii=False))
     except (SourceError, ManifestError) as error:
         print(f"not ingested: {error}", file=sys.stderr)
         sys.exit(2)

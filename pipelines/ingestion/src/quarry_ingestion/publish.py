@@ -12,6 +12,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 from quarry_contract.manifests import INDEX_MANIFEST, Chunker, IndexManifest, digest_file, digest_of, write_manifest
+from quarry_contract.releases import index_pointer
 from quarry_runtime.encode import Encoder
 from quarry_runtime.session import Array
 
@@ -45,8 +46,10 @@ def publish(home: Path, generation: str, documents: Sequence[Document], chunks: 
     `vectors` is float32 (len(chunks), dimension), in the order of `chunks`.
     """
     target = home / "index" / generation
-    building = target.with_name(f"{generation}.building")
-    shutil.rmtree(building, ignore_errors=True)
+    building = target.with_name(f"{generation}.{os.getpid()}.building")  # an ingest and a reindex may build the same one at once
+    for left in target.parent.glob("*.building"):  # by a run that was killed
+        if left == building or not Path("/proc", left.suffixes[-2].lstrip(".")).exists():
+            shutil.rmtree(left)
     building.mkdir(parents=True)
     _write_passages(building / "passages.db", documents, chunks)
     dense = faiss.IndexFlatIP(vectors.shape[1])
@@ -68,16 +71,43 @@ def publish(home: Path, generation: str, documents: Sequence[Document], chunks: 
         _sync(building / name)
     write_manifest(building / INDEX_MANIFEST, manifest)
     _sync(building / INDEX_MANIFEST)
-    building.rename(target)
+    try:
+        building.rename(target)
+    except OSError:
+        if not exists(home, generation):
+            raise
+        shutil.rmtree(building)
     _sync(target.parent)
 
 
-def set_current(home: Path, generation: str) -> None:
-    """Point `home/index/current` at a generation."""
-    partial = home / "index" / "current.tmp"
-    partial.write_text(generation)
+def set_current(home: Path, generation: str, encoder_digest: str) -> None:
+    """Make a generation its encoder's newest one."""
+    _write_whole(index_pointer(home, encoder_digest), generation)
+
+
+def current(home: Path, encoder_digest: str) -> str | None:
+    """An encoder's newest generation, if it has one."""
+    pointer = index_pointer(home, encoder_digest)
+    return pointer.read_text() if pointer.exists() else None
+
+
+def set_shadow(home: Path, model_dir: Path) -> None:
+    """From now on, what is ingested is encoded by this retriever too."""
+    _write_whole(home / "index" / "shadow", str(model_dir))
+
+
+def shadow(home: Path) -> Path | None:
+    """The artefact folder of the second retriever to encode for, if there is one."""
+    path = home / "index" / "shadow"
+    return Path(path.read_text()) if path.exists() else None
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    partial.write_text(text)
     _sync(partial)
-    partial.replace(home / "index" / "current")
+    partial.replace(path)
 
 
 def _write_passages(path: Path, documents: Sequence[Document], chunks: Sequence[Chunk]) -> None:

@@ -32,15 +32,15 @@ def readable(name: str) -> str:
 
 
 @contextmanager
-def only_one(home: Path) -> Iterator[None]:
-    """Hold `home` against another ingest for as long as this lasts; a process that dies lets go.
+def only_one(home: Path, wait: bool = False) -> Iterator[None]:
+    """Hold `home` against another ingest for as long as this lasts; a process that dies lets go. `wait` for it rather than fail.
 
     Raises:
         SourceError: another one is at work.
     """
     with (home / "ingest.lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise SourceError("another ingest is writing to this index: wait for its end and try again") from None
         yield
@@ -51,9 +51,14 @@ def folders(home: Path, added: Path) -> list[Path]:
 
     In the order they first came in, since documents of one name are named by that order.
     """
+    return list(dict.fromkeys([*known_folders(home), added]))
+
+
+def known_folders(home: Path) -> list[Path]:
+    """The folders ingested so far that are still there."""
     register = home / "sources.json"
     known = [Path(p) for p in json.loads(register.read_text())] if register.exists() else []
-    return [p for p in dict.fromkeys([*known, added]) if p.is_dir() or p == added]
+    return [p for p in known if p.is_dir()]
 
 
 def remember(home: Path, roots: list[Path]) -> None:

@@ -5,23 +5,12 @@ import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from quarry_contract.manifests import (
-    INDEX_MANIFEST,
-    MODEL_MANIFEST,
-    RELEASE_MANIFEST,
-    IndexManifest,
-    ManifestError,
-    ModelManifest,
-    ReleaseManifest,
-    digest_of,
-    read_manifest,
-    verify_files,
-    write_manifest,
-)
+from mlflow.exceptions import MlflowException
+from quarry_contract.manifests import MODEL_MANIFEST, ManifestError, ModelManifest, ReleaseManifest, read_manifest, verify_files
+from quarry_contract.releases import bind, index_pointer
 
 
 def fetch(reference: str, home: Path) -> tuple[str, Path]:
@@ -47,48 +36,31 @@ def fetch(reference: str, home: Path) -> tuple[str, Path]:
     return uri, folder
 
 
-def release(home: Path, reader: str, retriever: str, generation: str) -> ReleaseManifest:
-    """Write `home/releases/<id>/release.json` and point `home/current` at it.
+def release(home: Path, reader: str, retriever: str, generation: str | None = None) -> ReleaseManifest:
+    """Write `home/releases/<id>/release.json`; `generation` is the retriever's own current one when it is not given.
 
     Raises:
         ManifestError: the parts do not belong together, e.g. the index was encoded by another retriever.
     """
-    reader_uri, reader_dir = fetch(reader, home)
+    reader_uri, _ = fetch(reader, home)
     retriever_uri, retriever_dir = fetch(retriever, home)
-    reader_model = read_manifest(reader_dir / MODEL_MANIFEST, ModelManifest)
-    retriever_model = read_manifest(retriever_dir / MODEL_MANIFEST, ModelManifest)
-    index = read_manifest(home / "index" / generation / INDEX_MANIFEST, IndexManifest)
-    if index.encoder_digest != retriever_model.digest:
-        raise ManifestError(f"index {generation} was encoded by another retriever than {retriever_uri}: ingest again with this one")
-    if reader_model.calibration is None:
-        raise ManifestError(f"{reader_uri} has no calibration")
-    parts: dict[str, Any] = {
-        "reader": reader_uri,
-        "reader_digest": reader_model.digest,
-        "retriever": retriever_uri,
-        "retriever_digest": retriever_model.digest,
-        "index_generation": generation,
-        "threshold": reader_model.calibration.threshold,
-    }
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    manifest = ReleaseManifest(release_id=digest_of(parts)[:12], created=created, chunker=index.chunker, evaluation=reader_model.metrics, **parts)
-    folder = home / "releases" / manifest.release_id
-    folder.mkdir(parents=True, exist_ok=True)
-    write_manifest(folder / RELEASE_MANIFEST, manifest)
-    pointer = home / "current.tmp"
-    pointer.write_text(manifest.release_id)
-    pointer.replace(home / "current")
-    return manifest
+    if generation is None:
+        digest = read_manifest(retriever_dir / MODEL_MANIFEST, ModelManifest).digest
+        pointer = index_pointer(home, digest)
+        if not pointer.exists():
+            raise ManifestError(f"no index was encoded by {retriever_uri} yet: `make reindex RETRIEVER={retriever_uri}` (or `make ingest` the first documents)")
+        generation = pointer.read_text().strip()
+    return bind(home, reader_uri, retriever_uri, generation, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def main() -> None:
-    """`python -m quarry_training.release release|fetch`."""
+    """`python -m quarry_training.release release|fetch`: the last line printed is JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("verb", choices=["release", "fetch"])
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--reader", default="models:/reader@champion")
     parser.add_argument("--retriever", default="models:/retriever@champion")
-    parser.add_argument("--generation")
+    parser.add_argument("--generation", help="an index generation; by default the retriever's own current one")
     args = parser.parse_args()
     try:
         if args.verb == "fetch":
@@ -96,7 +68,7 @@ def main() -> None:
             print(json.dumps({"model_version": uri, "folder": str(folder)}))
         else:
             print(json.dumps(release(args.home, args.reader, args.retriever, args.generation).to_dict()))
-    except ManifestError as error:
+    except (ManifestError, MlflowException) as error:
         sys.exit(f"not released: {error}")
 
 

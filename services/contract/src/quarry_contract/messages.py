@@ -21,6 +21,7 @@ MAX_RANGES = 200
 MAX_FILTERS = 20
 
 HEADER_REQUEST_ID = "X-Request-Id"
+HEADER_RELEASE = "X-Quarry-Release"  # the release that answered
 HEADER_DEADLINE_MS = "X-Request-Deadline-Ms"  # remaining milliseconds, set anew at every hop
 
 

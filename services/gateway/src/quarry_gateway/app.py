@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 from quarry_contract.errors import ErrorCode, QuarryError
 from quarry_contract.manifests import ManifestError
-from quarry_contract.messages import HEADER_REQUEST_ID
+from quarry_contract.messages import HEADER_RELEASE, HEADER_REQUEST_ID
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,8 +40,9 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await gateway.releases.start()
         yield
-        await gateway.close()
+        await gateway.releases.close()
 
     app = FastAPI(title=TITLE, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.gateway = gateway
@@ -49,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(QuarryError, _quarry_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_middleware(Observed, metrics=gateway.metrics)
+    app.add_middleware(Observed, gateway=gateway)
     _add_docs(app)
     return app
 
@@ -77,11 +78,12 @@ def _add_docs(app: FastAPI) -> None:
 
 
 class Observed:
-    """Around every request: its clock and id, the id in the reply, one log line, the metrics; and no traceback ever gets out."""
+    """Around every request: its clock, id and release, both in the reply, one log line, the metrics; and no traceback ever gets out."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
         self._app = app
-        self._metrics = metrics
+        self._releases = gateway.releases
+        self._metrics = gateway.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -93,13 +95,15 @@ class Observed:
         request = Request(scope, receive)
         request.state.began = time.monotonic()
         identity = request_id(request)
+        release = request.state.release = self._releases.hold() if scope["path"].startswith("/v1/") else None
+        added = {HEADER_REQUEST_ID: identity} | ({HEADER_RELEASE: release.manifest.release_id} if release else {})
         status = 500
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), (HEADER_REQUEST_ID.lower().encode(), identity.encode())]
+                message["headers"] = [*message.get("headers", []), *((k.lower().encode(), v.encode()) for k, v in added.items())]
             await send(message)
 
         self._metrics.in_flight.inc()
@@ -112,6 +116,8 @@ class Observed:
             await problem(request, QuarryError(ErrorCode.INTERNAL))(scope, receive, sending)
         finally:
             self._metrics.in_flight.dec()
+            if release is not None:
+                self._releases.let_go(release)
             self._record(request, status, identity)
 
     def _record(self, request: Request, status: int, identity: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from haystack import Document, component
 from quarry_contract.errors import ErrorCode, QuarryError
-from quarry_contract.messages import MAX_HEADING_CHARS, Passage, ReadPassage, ReadRequest, ReadResponse, ScoredPassage, SearchRequest, SearchResponse
+from quarry_contract.messages import MAX_HEADING_CHARS, Passage, ReadPassage, ReadRequest, ReadResponse, ScoredPassage, SearchRequest
 
 from .upstream import CALL
 
@@ -43,11 +43,11 @@ class SeldonRetriever:
         """Ask the retriever.
 
         Raises:
-            QuarryError: as Upstream.ask.
+            QuarryError: as Call.search.
         """
         call = CALL.get()
         request = SearchRequest(query, self.depth, retrieval, filters or {})  # type: ignore[arg-type] # checked when it came in
-        found = await call.retriever.ask(request.to_dict(), call, SearchResponse, "search")
+        found = await call.search(request)
         return {"documents": [to_document(p) for p in found.passages], "generation": found.generation, "degraded": list(found.degraded)}
 
     @component.output_types(documents=list[Document], generation=str, degraded=list[str])
@@ -65,14 +65,14 @@ class SeldonReader:
         """Ask the reader.
 
         Raises:
-            QuarryError: as Upstream.ask, but for the codes in DEGRADES.
+            QuarryError: as Call.read, but for the codes in DEGRADES.
         """
         call = CALL.get()
         if not documents:
             return {"documents": [], "reading": None, "degraded": []}
         request = ReadRequest(query, tuple(ReadPassage(d.id, d.content or "", heading(d)) for d in documents), top_k)
         try:
-            reading = await call.reader.ask(request.to_dict(), call, ReadResponse)
+            reading = await call.read(request)
         except QuarryError as error:
             if error.code not in DEGRADES:
                 raise

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import signal
 import socket
 import struct
 from typing import Any
@@ -46,6 +47,11 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
         self._gateway = gateway
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Until told to stop. SIGHUP reads the routing table now."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._gateway.releases.look)
+        await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM or SIGINT."""

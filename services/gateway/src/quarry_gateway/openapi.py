@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from quarry_contract.errors import ErrorCode
 from quarry_contract.manifests import ReleaseManifest
-from quarry_contract.messages import AnswerRequest, AnswerResponse, DocumentText, SearchRequest, SearchResponse
+from quarry_contract.messages import HEADER_RELEASE, AnswerRequest, AnswerResponse, DocumentText, SearchRequest, SearchResponse
 
 REF = "#/components/schemas/{model}"
 MESSAGES: tuple[Any, ...] = (AnswerRequest, AnswerResponse, SearchRequest, SearchResponse, DocumentText, ReleaseManifest)
@@ -18,7 +18,8 @@ ROUTES: dict[str, tuple[str | None, str | None, tuple[ErrorCode, ...]]] = {
     "answers": ("AnswerRequest", "AnswerResponse", tuple(c for c in ErrorCode if c.status not in (401, 404, 405))),
     "search": ("SearchRequest", "SearchResponse", tuple(c for c in ErrorCode if c.status not in (401, 404, 405, 501))),
     "document": (None, "DocumentText", tuple(c for c in ErrorCode if c.status not in (401, 405, 413, 415, 501))),
-    "release": (None, "ReleaseManifest", (ErrorCode.INTERNAL,)),
+    "release": (None, "ReleaseManifest", (ErrorCode.NOT_READY, ErrorCode.INTERNAL)),
+    "releases": (None, None, (ErrorCode.INTERNAL,)),
     "health": (None, None, (ErrorCode.NOT_READY, ErrorCode.INTERNAL)),
 }
 PROBLEM = {
@@ -57,7 +58,10 @@ def schemas() -> dict[str, Any]:
 def described(route: str) -> dict[str, Any]:
     """Keyword arguments for FastAPI's route decorator."""
     asked, answered, errors = ROUTES[route]
-    responses: dict[int | str, dict[str, Any]] = {200: {"description": "OK", "content": {"application/json": {"schema": _ref(answered)}}}}
+    ok: dict[str, Any] = {"description": "OK", "content": {"application/json": {"schema": _ref(answered)}}}
+    if route != "health":
+        ok["headers"] = {HEADER_RELEASE: {"schema": {"type": "string"}, "description": "the release that answered"}}
+    responses: dict[int | str, dict[str, Any]] = {200: ok}
     for code in errors:
         responses[code.status] = {"description": f"`{code.code}`: {code.title}", "content": {"application/problem+json": {"schema": _ref("Problem")}}}
     extra: dict[str, Any] = {"parameters": _PARAMETERS + (_RANGE if route == "document" else [])}

@@ -19,11 +19,11 @@ from quarry_contract.messages import (
     DocumentRequest,
     DocumentResponse,
     SearchRequest,
-    SearchResponse,
     TextRange,
 )
 
 from .openapi import described
+from .releases import ServedRelease
 from .service import Gateway
 from .upstream import Call
 
@@ -49,6 +49,18 @@ def request_id(request: Request) -> str:
     return str(request.state.request_id)
 
 
+def release_of(request: Request) -> ServedRelease:
+    """The release this request began with.
+
+    Raises:
+        QuarryError: `not_ready`, none was live.
+    """
+    release: ServedRelease | None = request.state.release
+    if release is None:
+        raise QuarryError(ErrorCode.NOT_READY, "no release is live yet", retry_after_sec=1)
+    return release
+
+
 def call_of(request: Request) -> Call:
     """Deadline and identity for the upstream calls of this request.
 
@@ -64,7 +76,7 @@ def call_of(request: Request) -> Call:
         milliseconds = min(int(header), settings.deadline_max_ms)
     if milliseconds <= 0:
         raise QuarryError(ErrorCode.DEADLINE_EXCEEDED)
-    call = gateway(request).call(request.state.began + milliseconds / 1000, request_id(request))
+    call = gateway(request).call(release_of(request), request.state.began + milliseconds / 1000, request_id(request))
     request.state.call = call
     return call
 
@@ -121,7 +133,7 @@ async def search(request: Request) -> Response:
     """Find passages, without reading them."""
     call = call_of(request)
     asked = SearchRequest.from_dict(await body_of(request, call))
-    found = await call.retriever.ask(asked.to_dict(), call, SearchResponse, "search")
+    found = await call.search(asked)
     return reply({**found.to_dict(), "request_id": call.request_id})
 
 
@@ -155,7 +167,17 @@ def _offset(request: Request, name: str, default: int) -> int:
 @router.get("/v1/releases/current", **described("release"))
 async def current_release(request: Request) -> Response:
     """The release that answers: reader, retriever, index generation, threshold, evaluation."""
-    return reply({**gateway(request).release.to_dict(), "request_id": request_id(request)})
+    return reply({**release_of(request).manifest.to_dict(), "request_id": request_id(request)})
+
+
+@router.get("/v1/releases", **described("releases"))
+async def all_releases(request: Request) -> Response:
+    """What is live, what still finishes requests, and whether the routing table is followed."""
+    releases = gateway(request).releases
+    live = releases.live.manifest.release_id if releases.live else None
+    draining = [release.manifest.release_id for release in releases.draining]
+    state = {"live": live, "draining": draining, "routing": releases.routing, "refused": releases.refused}
+    return reply({**state, "request_id": request_id(request)})
 
 
 @router.get("/healthz", **described("health"))

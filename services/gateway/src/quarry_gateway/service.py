@@ -7,17 +7,16 @@ from typing import Any
 
 from haystack import Pipeline
 from quarry_contract.errors import ErrorCode, QuarryError
-from quarry_contract.manifests import ReleaseManifest, read_manifest
 from quarry_contract.messages import MAX_RANGES, AnswerRequest, AnswerResponse, DocumentRequest, DocumentResponse, DocumentText
 
 from . import answers
 from .answers import EvidenceMismatch, Findings
 from .components import to_passage
+from .releases import Releases, ServedRelease
 from .settings import Settings
 from .telemetry import Metrics, log
-from .upstream import CALL, Call, Upstream
+from .upstream import CALL, Call
 
-READY_TIMEOUT_SEC = 1.0
 ALLOWED_MODULES = ["quarry_gateway.components", "haystack.*", "haystack_integrations.*"]
 
 
@@ -26,23 +25,18 @@ class PipelineError(Exception):
 
 
 class Gateway:
-    """One release behind one pipeline."""
+    """The live release behind one pipeline."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.release = read_manifest(settings.release, ReleaseManifest)
+        self.releases = Releases(settings, metrics)
         self.pipeline = load_pipeline(settings.pipeline)
-        self.retriever = Upstream("retriever", settings.retriever_url, self._observe)
-        self.reader = Upstream("reader", settings.reader_url, self._observe)
         self.stopping = False
 
-    def _observe(self, name: str, seconds: float) -> None:
-        self.metrics.upstream.labels(name).observe(seconds)
-
-    def call(self, deadline: float, request_id: str) -> Call:
+    def call(self, release: ServedRelease, deadline: float, request_id: str) -> Call:
         """What one request's upstream calls share."""
-        return Call(self.retriever, self.reader, deadline, request_id)
+        return Call(release.manifest, release.retriever, release.reader, deadline, request_id)
 
     async def answer(self, request: AnswerRequest, call: Call) -> AnswerResponse:
         """Answer, verified.
@@ -55,7 +49,7 @@ class Gateway:
             raise QuarryError(ErrorCode.NOT_IMPLEMENTED, 'this release answers with mode "extractive" and stream false only')
         findings = await self._find(request, call)
         try:
-            response = answers.compose(request, findings, self.release.threshold, self.release.release_id, call.request_id)
+            response = answers.compose(request, findings, call.release.threshold, call.release.release_id, call.request_id)
             await self._verify(response, call)
         except EvidenceMismatch as error:
             self.metrics.mismatch.inc()
@@ -97,13 +91,8 @@ class Gateway:
         """What keeps this gateway from answering."""
         if self.stopping:
             return ["stopping"]
-        upstreams = (self.retriever, self.reader)
-        ready = await asyncio.gather(*(u.ready(READY_TIMEOUT_SEC) for u in upstreams))
-        return [u.name for u, ok in zip(upstreams, ready, strict=True) if not ok]
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await asyncio.gather(self.retriever.close(), self.reader.close())
+        live = self.releases.live
+        return [self.releases.refused or "no release is live yet"] if live is None else await live.unfit()
 
 
 def load_pipeline(path: Path) -> Pipeline:

@@ -17,6 +17,7 @@ class Settings:
     reader_url: str = "http://127.0.0.1:9001"
     retriever_url: str = "http://127.0.0.1:9002"
     release: Path = Path("release.json")
+    routes: Path | None = None  # a routing table, watched; instead of the three above
     pipeline: Path = Path(__file__).parent / "pipelines" / "extractive.yaml"
     deadline_ms: int = 8_000
     deadline_max_ms: int = 25_000  # under API Gateway's 29 s
@@ -26,7 +27,8 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """Read QUARRY_GATEWAY_HOST, _PORT, _READER_URL, _RETRIEVER_URL, _RELEASE, _PIPELINE, _DEADLINE_MS, _DEADLINE_MAX_MS, _MAX_BODY_BYTES, _LAME_DUCK_SEC.
+        """Read the QUARRY_GATEWAY_ variables _HOST, _PORT, _READER_URL, _RETRIEVER_URL, _RELEASE, _ROUTES, _PIPELINE, _DEADLINE_MS,
+        _DEADLINE_MAX_MS, _MAX_BODY_BYTES, _LAME_DUCK_SEC.
 
         Raises:
             SystemExit: a value is out of range.
@@ -38,6 +40,7 @@ class Settings:
             text(f"{PREFIX}READER_URL", cls.reader_url).rstrip("/"),
             text(f"{PREFIX}RETRIEVER_URL", cls.retriever_url).rstrip("/"),
             Path(text(f"{PREFIX}RELEASE", str(cls.release))),
+            Path(routes) if (routes := text(f"{PREFIX}ROUTES")) else None,
             Path(text(f"{PREFIX}PIPELINE", str(cls.pipeline))),
             int(_number("DEADLINE_MS", cls.deadline_ms, 1, 600_000)),
             int(_number("DEADLINE_MAX_MS", cls.deadline_max_ms, 1, 600_000)),

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import aiohttp
 from quarry_contract.codec import Message, loads
 from quarry_contract.errors import BY_CODE, ErrorCode, QuarryError
-from quarry_contract.messages import HEADER_DEADLINE_MS, HEADER_REQUEST_ID
+from quarry_contract.manifests import ReleaseManifest
+from quarry_contract.messages import HEADER_DEADLINE_MS, HEADER_REQUEST_ID, ReadRequest, ReadResponse, SearchRequest, SearchResponse
 
 M = TypeVar("M", bound=Message)
 PREDICTIONS = "/api/v1.0/predictions"
@@ -113,13 +114,21 @@ class Upstream:
             raise QuarryError(code, str(message.get("detail", "")), wait if code is ErrorCode.OVERLOADED else None)
         raise QuarryError(ErrorCode.UPSTREAM_FAILED, f"the {self.name} failed")
 
-    async def ready(self, seconds: float) -> bool:
-        """Whether it says it is ready, within this time."""
+    async def identity(self, seconds: float) -> dict[str, Any] | None:
+        """What it says it serves (`custom` of Seldon's metadata: digests and names); None when it does not say within this time that it is ready."""
         try:
-            async with asyncio.timeout(seconds), self._client().get(f"{self._url}/health/status") as reply:
-                return reply.status == 200
+            async with asyncio.timeout(seconds):
+                async with self._client().get(f"{self._url}/health/status") as reply:
+                    if reply.status != 200:
+                        return None
+                async with self._client().get(f"{self._url}/metadata") as reply:
+                    found = loads(await reply.read()) if reply.status == 200 else None
         except (TimeoutError, aiohttp.ClientError):
-            return False
+            return None
+        except QuarryError:
+            return {}
+        custom = found.get("custom") if isinstance(found, dict) else None
+        return custom if isinstance(custom, dict) else {}
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -135,13 +144,36 @@ class Upstream:
 
 @dataclass
 class Call:
-    """One client request on its way: whom to ask, until when, under which id."""
+    """One client request on its way: for which release, whom to ask, until when, under which id."""
 
+    release: ReleaseManifest
     retriever: Upstream
     reader: Upstream
     deadline: float  # on time.monotonic()'s clock
     request_id: str
     hops: dict[str, float] = field(default_factory=dict)  # seconds spent upstream
+
+    async def search(self, request: SearchRequest) -> SearchResponse:
+        """Passages of the release's index.
+
+        Raises:
+            QuarryError: as Upstream.ask; `upstream_failed` when the retriever was restarted on another index.
+        """
+        found = await self.retriever.ask(request.to_dict(), self, SearchResponse, "search")
+        if found.generation != self.release.index_generation:
+            raise QuarryError(ErrorCode.UPSTREAM_FAILED, "the retriever answers from another index than the release's")
+        return found
+
+    async def read(self, request: ReadRequest) -> ReadResponse:
+        """Spans by the release's reader, which names itself by version or by digest.
+
+        Raises:
+            QuarryError: as Upstream.ask; `upstream_failed` when the reader was restarted with another model.
+        """
+        found = await self.reader.ask(request.to_dict(), self, ReadResponse)
+        if found.model != self.release.reader and not found.model.endswith(f"@{self.release.reader_digest[:12]}"):
+            raise QuarryError(ErrorCode.UPSTREAM_FAILED, "the reader answers with another model than the release's")
+        return found
 
     def remaining_sec(self) -> float:
         """Time left for upstream work.

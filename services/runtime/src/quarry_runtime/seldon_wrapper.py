@@ -30,6 +30,7 @@ from .settings import ServerSettings
 
 log = logging.getLogger("quarry")
 PREDICTIONS = ("/api/v1.0/predictions", "/api/v0.1/predictions", "/predict")
+METADATA = ("/metadata", "/api/v1.0/metadata")
 BOOT_ERROR = 3  # gunicorn's own: the master stops instead of starting the worker again
 
 
@@ -79,8 +80,12 @@ class SeldonModel(SeldonComponent):  # type: ignore[misc]
         return {"status": "ready"}
 
     def init_metadata(self) -> dict[str, Any]:
-        """For /metadata."""
+        """Asked by the wrapper once, before `load`; /metadata answers with `metadata` instead."""
         return {"name": self._settings.service, "platform": "onnxruntime"}
+
+    def metadata(self) -> dict[str, Any]:
+        """What is served, by name and digest. Raises QuarryError (`not_ready`) before it is loaded."""
+        return self._ready().metadata()
 
     def metrics(self) -> list[dict[str, Any]]:
         """For the wrapper's own metrics port; ours are at /prometheus on the main one."""
@@ -121,6 +126,8 @@ def _blueprint(model: SeldonModel) -> flask.Blueprint:
         message = loads(form_field(body) if flask.request.mimetype == FORM else body)
         if not isinstance(message, dict) or not message.keys() <= {"jsonData", "meta"} or "jsonData" not in message:
             raise invalid('the body must be {"jsonData": {...}}')
+
+    blueprint.before_app_request(lambda: flask.jsonify(model.metadata()) if flask.request.path in METADATA and flask.request.method == "GET" else None)
 
     @blueprint.after_app_request
     def identify(response: flask.Response) -> flask.Response:

@@ -1,0 +1,251 @@
+"""Releases on one machine: real services with tiny models, switched and rolled back while questions go on, and a switch killed on its way."""
+
+import json
+import os
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from quarry_contract.manifests import MODEL_MANIFEST, ModelManifest, digest_file, read_manifest
+from quarry_contract.releases import bind, index_pointer
+
+from .conftest import CLONE, free_port
+
+WORDS = [f"word{i}" for i in range(24)]
+QUESTIONS = ["which word3 is it", "what is word7 of", "where is word11", "who is word19 for"]
+NEEDED = [*(f"services/{name}" for name in ("contract", "runtime", "retriever", "reader", "gateway")), "pipelines/ingestion"]
+ARTEFACTS = """
+import sys
+from pathlib import Path
+from quarry_runtime import tiny
+home, words = Path(sys.argv[1]), sys.argv[2:]
+for version, sign in ((1, 1), (2, -1)):
+    tiny.reader(home / f"models/reader/{version}", {word: 6 + sign * i / 10 for i, word in enumerate(words)}, ["which", "what", "is"])
+    tiny.encoder(home / f"models/retriever/{version}", [*words, "which", "what", "is"], seed=version)
+tiny.reader(home / "models/reader/3", {"word1": 5.0})
+"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A state folder with releases `a` (reader 1, retriever 1), `b` (reader 2, retriever 1), `c` (reader 1, retriever 2), `broken` (reader 3 is no model)."""
+
+    home: Path
+    environment: dict[str, str]
+    ids: dict[str, str]
+
+    def stack(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        """local/stack.py to its end."""
+        done = subprocess.run(self.command(*arguments), env=self.environment, capture_output=True, text=True, check=False, timeout=120)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def command(self, *arguments: str) -> list[str]:
+        return [str(CLONE / "services/contract/.venv/bin/python"), str(CLONE / "local/stack.py"), *arguments]
+
+    def make(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(["make", *arguments], cwd=CLONE, env=self.environment, capture_output=True, text=True, check=False, timeout=120)
+
+    @property
+    def gateway(self) -> str:
+        return f"http://127.0.0.1:{self.environment['QUARRY_GATEWAY_PORT']}"
+
+    def ask(self, question: str) -> tuple[str, dict[str, Any]]:
+        """The reply's release header and its body without the request id."""
+        body = json.dumps({"question": question, "retrieval": "dense", "min_confidence": 0}).encode()
+        request = urllib.request.Request(self.gateway + "/v1/answers", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            found = dict(json.load(reply))
+            return str(reply.headers["X-Quarry-Release"]), {k: v for k, v in found.items() if k != "request_id"}
+
+    def answers(self) -> dict[str, dict[str, Any]]:
+        """Of all questions, now."""
+        return {question: self.ask(question)[1] for question in QUESTIONS}
+
+    def live(self) -> str:
+        with urllib.request.urlopen(self.gateway + "/v1/releases", timeout=10) as reply:
+            state = json.load(reply)
+        assert (state["refused"], state["draining"]) == (None, [])
+        return str(state["live"])
+
+    def running(self) -> list[str]:
+        """Names of what runs, by the kernel's word: every process that was started with this state folder."""
+        found = [path for path in Path("/proc").glob("[0-9]*/environ") if f"QUARRY_HOME={self.home}\0".encode() in _bytes(path)]
+        commands = [_bytes(path.with_name("cmdline")).decode() for path in found]
+        return sorted(c.rsplit("quarry_", 1)[-1].strip("\0") if "\0quarry_" in c else c for c in commands if c)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _python(project: str, *arguments: str) -> None:
+    done = subprocess.run([str(CLONE / project / ".venv/bin/python"), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    subprocess.run(["make", "envs", f"P={' '.join(NEEDED)}"], cwd=CLONE, check=True, capture_output=True, timeout=1800)
+    home = tmp_path_factory.mktemp("releases")
+    _python("services/reader", "-c", ARTEFACTS, str(home), *WORDS)
+    documents = home / "documents"
+    documents.mkdir()
+    for i, word in enumerate(WORDS):
+        (documents / f"{i}.txt").write_text(f"It is {word} {WORDS[i - 5]}.")
+    for version, what in ((1, [str(documents)]), (2, ["--reindex"])):
+        _python("pipelines/ingestion", "-m", "quarry_ingestion", *what, "--home", str(home), "--model-dir", str(home / f"models/retriever/{version}"))
+    broken = home / "models/reader/3"
+    (broken / "model.onnx").write_bytes(b"no model")
+    manifest = json.loads((broken / MODEL_MANIFEST).read_text())
+    manifest["files"]["model.onnx"] = digest_file(broken / "model.onnx").__dict__
+    (broken / MODEL_MANIFEST).write_text(json.dumps(manifest))
+    ids = {name: _bind(home, *parts) for name, parts in {"a": (1, 1), "b": (2, 1), "c": (1, 2), "broken": (3, 1)}.items()}
+    ports = {f"QUARRY_{name}_PORT": str(free_port()) for name in ("MLFLOW", "READER", "RETRIEVER", "GATEWAY")}
+    outer = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "QUARRY_"))}
+    made = Machine(home, {**outer, **ports, "QUARRY_HOME": str(home)}, ids)
+    yield made
+    made.stack("down")
+    assert made.running() == []
+
+
+def _bind(home: Path, reader: int, retriever: int) -> str:
+    digest = read_manifest(home / f"models/retriever/{retriever}" / MODEL_MANIFEST, ModelManifest).digest
+    generation = index_pointer(home, digest).read_text()
+    return bind(home, f"models:/reader/{reader}", f"models:/retriever/{retriever}", generation, "2026-01-01T00:00:00+00:00").release_id
+
+
+def test_promote_and_rollback_are_remembered_and_wrong_ones_are_told(machine: Machine) -> None:
+    """With nothing running: the history alone."""
+    a, b, c = (machine.ids[x] for x in "abc")
+    assert "nothing is released yet" in machine.stack("up", check=False).stderr
+    for name in (a, b, c):
+        assert f"release {name} is live" in machine.stack("promote", name).stdout
+    with (machine.home / "releases/history.jsonl").open("a") as history:
+        history.write('{"at": "2026-01-0')  # killed in the middle of a line
+    assert [machine.stack("rollback").stdout.split()[1] for _ in range(2)] == [b, a]
+    assert "no earlier release" in machine.stack("rollback", check=False).stderr
+    assert f"* {a}" in machine.stack("releases").stdout
+    unknown = machine.make("promote", "RELEASE=nope")
+    assert unknown.returncode != 0
+    assert "there is no release nope; there are: " in unknown.stderr
+    assert all(identity in unknown.stderr for identity in machine.ids.values())
+    path = machine.home / "releases" / b / "release.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"threshold": 0.5', '"threshold": 0.0'))
+    assert "it was changed" in machine.stack("promote", b, check=False).stderr
+    path.write_text(whole)
+    model = machine.home / "models/reader/2/model.onnx"
+    bytes_of_it = model.read_bytes()
+    model.write_bytes(bytes_of_it + b"x")
+    assert "model.onnx does not have the digest" in machine.stack("promote", b, check=False).stderr
+    model.write_bytes(bytes_of_it)
+    assert machine.running() == []
+
+
+class Callers:
+    """Three threads that ask one question after another until the block ends."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.replies: list[tuple[str, str, dict[str, Any]]] = []  # question, release header, body
+        self.failures: list[str] = []
+        self._machine = machine
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(3)]
+
+    def __enter__(self) -> "Callers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _ask(self, number: int) -> None:
+        while not self._over.is_set():
+            question = QUESTIONS[number % len(QUESTIONS)]
+            number += 1
+            try:
+                self.replies.append((question, *self._machine.ask(question)))
+            except OSError as error:  # refusals and passed deadlines are HTTPError, which is one
+                self.failures.append(repr(error))
+
+    def wait_for(self, more: int) -> None:
+        """So many more replies."""
+        wanted, until = len(self.replies) + more, time.monotonic() + 60
+        while len(self.replies) < wanted and time.monotonic() < until:
+            time.sleep(0.02)
+
+
+def test_every_answer_is_wholly_of_one_release_during_three_switches_and_a_rollback(machine: Machine) -> None:
+    a, b, c = (machine.ids[x] for x in "abc")
+    machine.stack("up", "gateway")
+    expected = {a: machine.answers()}
+    for name in (b, c):
+        machine.stack("promote", name)
+        expected[name] = machine.answers()
+    assert all(answers[q]["answers"] for answers in expected.values() for q in QUESTIONS)
+    told_apart = [{json.dumps(expected[name][q]["answers"]) for name in (a, b, c)} for q in QUESTIONS]
+    assert max(map(len, told_apart)) == 3, "the releases' own answers differ, whatever their id"
+    with Callers(machine) as callers:
+        for name in (a, b, c):
+            machine.stack("promote", name)
+            callers.wait_for(12)
+        done = machine.make("rollback")
+        callers.wait_for(12)
+    assert (done.returncode, f"release {b} is live" in done.stdout) == (0, True), done.stderr
+    assert callers.failures == []
+    assert {header for _, header, _ in callers.replies} == {a, b, c}
+    for question, header, reply in callers.replies:
+        assert reply == expected[header][question]
+        assert reply["release_id"] == header
+    assert machine.live() == b
+    assert machine.running() == ["gateway", "reader", "retriever"]
+    assert machine.stack("url", "reader").stdout.strip().startswith("http://127.0.0.1:")
+    assert machine.stack("live", "retriever").stdout.strip() == "models:/retriever/1"
+
+
+def test_a_release_that_cannot_be_served_changes_nothing(machine: Machine) -> None:
+    done = machine.stack("promote", machine.ids["broken"], check=False)
+    assert done.returncode != 0
+    assert "did not get ready" in done.stderr
+    assert machine.live() == machine.ids["b"]
+    assert machine.running() == ["gateway", "reader", "retriever"]
+    assert machine.answers()
+    assert f"* {machine.ids['b']}" in machine.stack("releases").stdout
+
+
+def _kill_when(machine: Machine, arguments: list[str], reached: Callable[[], bool]) -> None:
+    process = subprocess.Popen(machine.command(*arguments), env=machine.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not reached():
+        assert process.poll() is None, "it was over before"
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+
+
+def test_a_switch_killed_on_its_way_is_finished_or_undone_by_running_again(machine: Machine) -> None:
+    b, c = machine.ids["b"], machine.ids["c"]
+    pid, table = machine.home / f"run/retriever-{c}.pid", machine.home / "routes.json"
+    _kill_when(machine, ["promote", c], pid.exists)
+    machine.stack("up", "gateway")
+    assert (machine.live(), machine.running()) == (b, ["gateway", "reader", "retriever"])
+    _kill_when(machine, ["promote", c], lambda: c in table.read_text())
+    machine.stack("promote", c)
+    assert (machine.live(), machine.running()) == (c, ["gateway", "reader", "retriever"])
+    assert machine.stack("live", "retriever").stdout.strip() == "models:/retriever/2"
+    _kill_when(machine, ["promote", b], (machine.home / f"run/reader-{b}.pid").exists)
+    machine.stack("down")
+    assert machine.running() == []
