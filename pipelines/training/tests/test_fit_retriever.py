@@ -161,6 +161,15 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(tiny_encoder: Path, tmp
     assert all(torch.equal(fresh[name], after[name]) for name in fresh)
 
 
+def test_a_complete_run_is_not_run_again_and_another_replaces_it(tiny_encoder: Path, tmp_path: Path) -> None:
+    settings = RetrieverSettings(1e-3, 9, 1, separate=True)
+    first = fit(str(tiny_encoder), dpr_examples(), tmp_path, settings)
+    assert fit(str(tiny_encoder), dpr_examples(), tmp_path, settings) == first  # its seconds too
+    assert not retrieval.trained(tmp_path).tied
+    fit(str(tiny_encoder), dpr_examples(), tmp_path, replace(settings, separate=False))
+    assert retrieval.trained(tmp_path).tied
+
+
 def test_a_time_limit_stretches_the_schedule_over_what_fits(tiny_encoder: Path, tmp_path: Path) -> None:
     figures = fit(str(tiny_encoder), dpr_examples(), tmp_path, RetrieverSettings(1e-3, 9, 10_000, max_seconds=0.5))
     assert 0 < figures["steps"] < 30_000

@@ -23,7 +23,7 @@ from transformers import AutoModelForQuestionAnswering
 from .base import PACKAGED, BaseError
 from .encoders import dimension, max_tokens
 from .features import MAX_HEADING_TOKENS, MAX_QUESTION_TOKENS, MAX_TOKENS, STRIDE, positions
-from .fit_retriever import FIGURES
+from .fit_retriever import record
 from .predict import MAX_ANSWER_TOKENS, accepted
 from .retrieval import trained
 
@@ -89,7 +89,7 @@ def export_retriever(model_dir: Path, out: Path, base: str) -> ModelManifest:
         BaseError: as retrieval.trained.
     """
     dual = trained(model_dir)
-    record: dict[str, Any] = json.loads((model_dir / FIGURES).read_text()) if (model_dir / FIGURES).exists() else {"base": base}
+    fitted = record(model_dir)
     names = ("encoder.onnx", "encoder.onnx") if dual.tied else ("question.onnx", "passage.onnx")
     graphs = dict(zip(names, (dual.question, dual.passage), strict=True))
     difference = _export_all(graphs, out)
@@ -100,13 +100,13 @@ def export_retriever(model_dir: Path, out: Path, base: str) -> ModelManifest:
         {
             "name": "retriever",
             "kind": "retriever",
-            "base": record["base"],
+            "base": fitted.get("base", base),
             "max_tokens": max_tokens(_config(dual.question.model)),
             "dimension": dimension(dual.question),
             "question_encoder": names[0],
             "passage_encoder": names[1],
-            "data_digest": record.get("data_digest"),
-            "metrics": {**record.get("figures", {}), "export_max_difference": difference},
+            "data_digest": fitted.get("data_digest"),
+            "metrics": {**fitted.get("figures", {}), "export_max_difference": difference},
         },
     )
 

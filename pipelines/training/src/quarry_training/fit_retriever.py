@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def plan(examples: Sequence[DprExample], settings: RetrieverSettings) -> list[Ba
 def fit(base: str, examples: Sequence[DprExample], out: Path, settings: RetrieverSettings) -> dict[str, float]:
     """Train from `base` (see retrieval.load_dual), write the encoders to `out`, and `fit.json` last; return the figures.
 
-    A killed run resumes at its last checkpoint, with the same batches after it.
+    A killed run resumes at its last checkpoint, with the same batches after it; a complete one is not run again.
 
     Raises:
         BaseError, DatasetError: before anything is written.
@@ -79,16 +80,25 @@ def fit(base: str, examples: Sequence[DprExample], out: Path, settings: Retrieve
     """
     torch.manual_seed(settings.seed)
     usable = trainable(examples)
-    batches = plan(usable, settings)
     dual = load_dual(base, settings.separate, out / "base")
-    run = digest_of([base, asdict(settings), dpr_data.digest(usable)])
-    losses, seconds = train(dual, batches, out, settings, run)
+    data_digest = dpr_data.digest(usable)
+    run = digest_of([dual.digest(), data_digest, asdict(settings)])
+    if (done := record(out)).get("run") == run:
+        return dict(done["figures"])
+    losses, seconds = train(dual, plan(usable, settings), out, settings, run)
+    (out / FIGURES).unlink(missing_ok=True)
     save(dual, out)
     figures = {"steps": float(len(losses)), "questions": float(len(usable)), "final_loss": float(np.mean(losses[-20:])), "seconds": seconds}
-    record = {"base": base, "data_digest": dpr_data.digest(usable), "settings": asdict(settings), "figures": figures, "losses": [round(x, 4) for x in losses]}
-    (out / FIGURES).write_text(json.dumps(record, indent=1))
+    found = {"run": run, "base": base, "data_digest": data_digest, "settings": asdict(settings), "figures": figures, "losses": [round(x, 4) for x in losses]}
+    (out / FIGURES).write_text(json.dumps(found, indent=1))
     (out / checkpoint.NAME).unlink(missing_ok=True)
     return figures
+
+
+def record(out: Path) -> dict[str, Any]:
+    """What `fit` wrote of a complete run into `out`; empty where there is none."""
+    path = out / FIGURES
+    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def train(dual: DualEncoder, batches: Sequence[Batch], out: Path, settings: RetrieverSettings, run: str) -> tuple[list[float], float]:

@@ -3,6 +3,7 @@
 Karpukhin et al. 2020, "Dense Passage Retrieval for Open-Domain Question Answering", section 3.
 """
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +51,14 @@ class DualEncoder(nn.Module):
     def tied(self) -> bool:
         """Whether both sides share their weights."""
         return self.question is self.passage
+
+    def digest(self) -> str:
+        """SHA-256 over all weights."""
+        found = hashlib.sha256()
+        for name, weight in self.state_dict().items():
+            found.update(name.encode())
+            found.update(weight.contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Mean negative log likelihood of each question's positive among the batch's passages."""
@@ -128,6 +137,8 @@ def trained(folder: Path) -> DualEncoder:
 def save(dual: DualEncoder, out: Path) -> None:
     """Safetensors weights, configuration and tokenizer: in `out` when tied, else in `out`/question and `out`/passage."""
     places = [(dual.question, out)] if dual.tied else [(dual.question, out / "question"), (dual.passage, out / "passage")]
+    for side in SIDES if dual.tied else ():
+        shutil.rmtree(out / side, ignore_errors=True)  # of an earlier run with separate ones: `trained` would take them
     for encoder, place in places:
         place.mkdir(parents=True, exist_ok=True)
         encoder.model.save_pretrained(str(place))  # type: ignore[operator]

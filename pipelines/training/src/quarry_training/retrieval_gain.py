@@ -20,7 +20,7 @@ from .base import BaseError
 from .dpr_data import DprExample
 from .encoders import Array, encode
 from .fit import FitError
-from .fit_retriever import FIGURES, RetrieverSettings, fit
+from .fit_retriever import RetrieverSettings, fit
 from .passages import Bm25, Ctx
 from .retrieval import DualEncoder, load_dual, passage_text, trained
 from .squad import DatasetError, Example
@@ -101,10 +101,9 @@ def compare(ranks: Mapping[str, Array], over: str, task: Task) -> dict[str, Any]
 
 
 def measure(base: str, task: Task, out: Path, settings: RetrieverSettings) -> dict[str, Any]:
-    """Train (unless `out`/model is complete), rank, compare; writes gain.json and a plot into `out`."""
+    """Train (unless `out`/model is this very run, complete), rank, compare; writes gain.json and a plot into `out`."""
     model = out / "model"
-    if not (model / FIGURES).exists():
-        fit(base, task.train, model, settings)
+    figures = fit(base, task.train, model, settings)
     ranks = {"base": dense_ranks(task, load_dual(base, False, out / "base")), "trained": dense_ranks(task, trained(model)), "bm25": bm25_ranks(task)}
     result = {
         "train": {"questions": len(task.train), "documents": len({e.document for e in task.train}), "digest": dpr_data.digest(task.train)},
@@ -113,7 +112,7 @@ def measure(base: str, task: Task, out: Path, settings: RetrieverSettings) -> di
         "scores": {name: {m: float(f(found).mean()) for m, f in METRICS.items()} for name, found in ranks.items()},
         "trained_over_base": compare(ranks, "base", task),
         "trained_over_bm25": compare(ranks, "bm25", task),
-        "fit": json.loads((model / FIGURES).read_text())["figures"],
+        "fit": figures,
     }
     plot(result, out / PLOT)
     (out / "gain.json").write_text(json.dumps(result, indent=1))
