@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import BertWordPieceTokenizer
-from transformers import BertConfig, BertForQuestionAnswering, BertModel, DPRConfig, DPRContextEncoder, DPRQuestionEncoder
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    DPRConfig,
+    DPRContextEncoder,
+    DPRQuestionEncoder,
+)
 
 from quarry_training.squad import Example
 
@@ -42,6 +51,22 @@ def _config() -> BertConfig:
 def tiny_reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     return _write(tmp_path_factory.mktemp("tiny-reader"), BertForQuestionAnswering(_config()))
+
+
+@pytest.fixture(scope="session")
+def tiny_reader_without_dropout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    config = _config()
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    return _write(tmp_path_factory.mktemp("tiny-reader-without-dropout"), BertForQuestionAnswering(config))
+
+
+@pytest.fixture(scope="session")
+def tiny_distilbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    size = len(dict.fromkeys(vocabulary()))
+    config = DistilBertConfig(vocab_size=size, dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=128)
+    return _write(tmp_path_factory.mktemp("tiny-distilbert"), DistilBertModel(config))
 
 
 @pytest.fixture(scope="session")

@@ -93,3 +93,11 @@ def batches(items: Sequence[Feature], size: int, rng: np.random.Generator) -> It
         groups += [by_length[j : j + size] for j in range(0, len(by_length), size)]
     for j in rng.permutation(len(groups)):
         yield [items[i] for i in groups[j]]
+
+
+def planned(items: Sequence[Feature], size: int, epochs: float, rng: np.random.Generator) -> list[list[Feature]]:
+    """Every batch of a run of so many epochs, in order; at least one."""
+    plan: list[list[Feature]] = []
+    while len(plan) * size < epochs * len(items):
+        plan += list(batches(items, size, rng))
+    return plan[: max(1, round(epochs * len(items) / size))]

@@ -13,17 +13,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from tqdm import tqdm
 from transformers import AutoModelForQuestionAnswering
 
 from . import checkpoint, lora, parallel, squad
 from .base import BaseError, resolve_base
-from .features import Feature, batches, features, load_tokenizer
-from .mix import hard_negatives
+from .features import Feature, features, load_tokenizer, planned
+from .mining import mined
 from .predict import accepted
 from .squad import DatasetError, Example
 from .stopping import Stopping
@@ -54,8 +55,16 @@ class FitSettings:
 
 
 def load_model(base: Path) -> torch.nn.Module:
-    """The encoder in `base` with a QA head. Word embeddings stay frozen: a third of the cost, and nothing to gain on small data."""
-    model: torch.nn.Module = AutoModelForQuestionAnswering.from_pretrained(str(base), local_files_only=True, trust_remote_code=False, use_safetensors=True)
+    """The encoder in `base` with a QA head. Word embeddings stay frozen: a third of the cost, and nothing to gain on small data.
+
+    Raises:
+        BaseError: not such an encoder, or its weights cannot be read.
+    """
+    try:
+        found = AutoModelForQuestionAnswering.from_pretrained(str(base), local_files_only=True, trust_remote_code=False, use_safetensors=True)
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise BaseError(f"{base}: not an encoder that can be given a question-answering head ({str(error).splitlines()[0]})") from error
+    model: torch.nn.Module = found
     for name, parameter in model.named_parameters():
         if name.endswith("word_embeddings.weight"):
             parameter.requires_grad = False
@@ -103,7 +112,8 @@ def fit(base: Path, examples: Sequence[Example], out: Path, settings: FitSetting
 
     Raises:
         DatasetError: nothing to learn, or nothing to stop by.
-        FitError: the loss is not finite.
+        BaseError: the base cannot be read, or takes no question-answering head.
+        FitError: the loss is not finite, or there is no time for a step.
     """
     if not any(e.answers for e in examples):
         raise DatasetError("no question has an answer: a reader learns nothing from these; add answered ones")
@@ -113,10 +123,10 @@ def fit(base: Path, examples: Sequence[Example], out: Path, settings: FitSetting
     if settings.threads:
         torch.set_num_threads(settings.threads)
     rng = np.random.default_rng(settings.seed)
-    tokenizer = load_tokenizer(base)
-    items = [f for e in examples for f in features(tokenizer, e, rng)]
-    plan = _plan(items, settings, rng)
+    tokenizer = _tokenizer(base)
     model = load_model(base)
+    items = [f for e in examples for f in features(tokenizer, e, rng)]
+    plan = planned(items, settings.batch_size, settings.epochs, rng)
     if settings.lora_rank:
         model = lora.adapt(model, settings.lora_rank)
     trained = list(checkpoint.trained(model).values())
@@ -127,6 +137,15 @@ def fit(base: Path, examples: Sequence[Example], out: Path, settings: FitSetting
     _resume(run, out)
     _train(run, out)
     return _finish(run, base, out, len(items))
+
+
+def _tokenizer(base: Path) -> Tokenizer:
+    try:
+        return load_tokenizer(base)
+    except KeyError as error:
+        raise BaseError(f"{base}: config.json has no {error}, so nobody knows how much the model can read") from error
+    except Exception as error:  # what the tokenizers library raises has no type of its own
+        raise BaseError(f"{base}: its tokenizer.json cannot be read ({error})") from error
 
 
 def _name(base: Path, examples: Sequence[Example], held_out: Sequence[Example], settings: FitSettings) -> str:
@@ -178,8 +197,10 @@ def _step(run: _Run, step: int, share: float) -> float:
 
 def _finish(run: _Run, base: Path, out: Path, windows: int) -> dict[str, float]:
     """Write the model and its figures; the checkpoint goes last, so that being killed in here loses nothing."""
+    if not run.losses:
+        raise FitError("there was no time for a single step: allow more --max-seconds")
     used = run.plan[: len(run.losses)]
-    padded = sum(len(b) * max(len(f.input_ids) for f in b) for b in used) / max(1, sum(len(f.input_ids) for b in used for f in b))
+    padded = sum(len(b) * max(len(f.input_ids) for f in b) for b in used) / sum(len(f.input_ids) for b in used for f in b)
     figures = {
         "steps": float(len(run.losses)),
         "windows": float(windows),
@@ -198,13 +219,6 @@ def _finish(run: _Run, base: Path, out: Path, windows: int) -> dict[str, float]:
         (out / checkpoint.NAME).unlink(missing_ok=True)
     parallel.barrier()
     return figures
-
-
-def _plan(items: Sequence[Feature], settings: FitSettings, rng: np.random.Generator) -> list[list[Feature]]:
-    plan: list[list[Feature]] = []
-    while len(plan) * settings.batch_size < settings.epochs * len(items):
-        plan += list(batches(items, settings.batch_size, rng))
-    return plan[: max(1, round(settings.epochs * len(items) / settings.batch_size))]
 
 
 def _elapsed_share(step: int, steps: int, run: _Run) -> float:
@@ -240,14 +254,6 @@ def save(model: torch.nn.Module, base: Path, out: Path) -> None:
             (out / name).write_bytes((base / name).read_bytes())
 
 
-def mined(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
-    """Questions on the most similar context that does not answer them: what the reader meets in service, and must decline."""
-    rng = Random(seed)  # noqa: S311 - sampling, not secrets
-    answerable = [e for e in examples if e.answers]
-    chosen = rng.sample(answerable, round(min(share, 1.0) * len(answerable)))
-    return hard_negatives(chosen, rng) if len({e.context for e in chosen}) > 1 else []
-
-
 def main() -> None:
     """`python -m quarry_training.fit`: fine-tune on a checked SQuAD file; also under torchrun."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -275,16 +281,9 @@ def main() -> None:
 
 
 def _fit_file(args: argparse.Namespace) -> dict[str, float]:
-    settings = FitSettings(
-        args.learning_rate,
-        args.batch_size,
-        args.epochs,
-        seed=args.seed,
-        max_seconds=args.max_seconds,
-        lora_rank=args.lora,
-        patience=args.patience,
-        evaluate_every=args.evaluate_every,
-    )
+    stopping = {"patience": args.patience, "evaluate_every": args.evaluate_every}
+    limits = {"seed": args.seed, "max_seconds": args.max_seconds, "lora_rank": args.lora}
+    settings = FitSettings(args.learning_rate, args.batch_size, args.epochs, **limits, **stopping)
     examples = squad.load(args.data)
     examples += mined(examples, args.negatives, args.seed)
     held_out = squad.load(args.held_out) if args.held_out else []

@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
 
 
 def adapt(model: Any, rank: int) -> torch.nn.Module:
     """Adapters of `rank` beside every linear layer of the encoder; the head, which may be new, is trained whole."""
+    from peft import LoraConfig, PeftModel  # here, for it takes longer to import than a small run to train
+
     encoder = f"{model.base_model_prefix}."
     targets = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name.startswith(encoder)]
     heads = [name for name, child in model.named_children() if f"{name}." != encoder and any(True for _ in child.parameters())]
@@ -18,7 +19,6 @@ def adapt(model: Any, rank: int) -> torch.nn.Module:
 
 def merged(model: torch.nn.Module) -> torch.nn.Module:
     """The ordinary model, with the adapters added into its weights; a model without adapters as it is."""
-    if not isinstance(model, PeftModel):
-        return model
-    plain: torch.nn.Module = model.merge_and_unload()
+    merge: Any = getattr(model, "merge_and_unload", None)
+    plain: torch.nn.Module = merge() if merge else model
     return plain

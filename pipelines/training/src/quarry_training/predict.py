@@ -37,8 +37,9 @@ def torch_logits(model: torch.nn.Module) -> Logits:
 
 def accepted(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The inputs without segment ids if the model has none, as DistilBERT; adapters are looked through."""
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    names = inspect.signature(plain.forward).parameters  # type: ignore[operator,union-attr]
+    plain: Any = model
+    plain = plain.get_base_model() if hasattr(plain, "get_base_model") else plain
+    names = inspect.signature(plain.forward).parameters
     return {name: tensor for name, tensor in inputs.items() if name in names or name != "token_type_ids"}
 
 
