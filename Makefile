@@ -47,7 +47,7 @@ PROGRESS = 2>&1 | tee -a "$(QUARRY_HOME)/run/pipelines.log" | grep --line-buffer
 ##@ Using it
 
 help: ## This list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z_-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z_-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(SERVING:%=%/.venv/.ready) $(PIPELINES:%=%/.venv/.ready) ## Everything, from a clean clone to answers with evidence; the stack stays up
 	@$(MAKE) $(STAMPS)/retriever
@@ -149,6 +149,10 @@ bench: services/reader/.venv/.ready ## Ratios against peers and against raw ONNX
 examples: pipelines/ingestion/.venv/.ready ## Build the sample corpus's PDF and DOCX files and its questions from their sources
 	@cd examples && $(CURDIR)/pipelines/ingestion/.venv/bin/python build.py
 
+retriever-gain: pipelines/training/.venv/.ready ## Train a retriever and measure it on held-out documents: make retriever-gain DATA=squad.json
+	@test -f "$(DATA)" || { echo 'say with what: make retriever-gain DATA=squad.json'; exit 2; }
+	@$(TRAINING) quarry_training.retrieval_gain --data "$(DATA)" --out "$(QUARRY_HOME)/retriever-gain"
+
 base-reader: pipelines/training/.venv/.ready ## Train the base reader anew from the public sets: make base-reader SETS=dir (hours)
 	@test -d "$(SETS)" || { echo 'say where the public sets are: make base-reader SETS=dir (docs/models/base-reader.md names them)'; exit 2; }
 	$(TRAINING) quarry_training.base_reader --sets "$(SETS)" --work "$(QUARRY_HOME)/base-reader"
@@ -171,5 +175,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest train submit eval eval-reader release promote rollback reindex serve envs test lint bench examples base-reader lock clean
+.PHONY: help demo up down ask ingest train submit eval eval-reader release promote rollback reindex serve envs test lint bench examples retriever-gain base-reader lock clean
 .SECONDARY:

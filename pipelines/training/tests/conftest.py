@@ -12,11 +12,22 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import BertWordPieceTokenizer
-from transformers import BertConfig, BertForQuestionAnswering, BertModel, DistilBertConfig, DistilBertModel
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    DPRConfig,
+    DPRContextEncoder,
+    DPRQuestionEncoder,
+)
 
 from quarry_training.squad import Example
 
 WORDS = "who what where when laid built the bridge wall in on at by anna ben cara dover leeds york monday tuesday friday stone was then . ,".split()
+
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
 
 
 def vocabulary() -> list[str]:
@@ -62,6 +73,15 @@ def tiny_distilbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(2)
     return _write(tmp_path_factory.mktemp("tiny-encoder"), BertModel(_config()))
+
+
+@pytest.fixture(scope="session")
+def tiny_dpr(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Question and context encoder, in the layout of the Hub's facebook/dpr-* models."""
+    torch.manual_seed(4)
+    config = DPRConfig(**{name: getattr(_config(), name) for name in SIZES})
+    made = (DPRQuestionEncoder(config), DPRContextEncoder(config))
+    return _write(tmp_path_factory.mktemp("tiny-dpr-q"), made[0]), _write(tmp_path_factory.mktemp("tiny-dpr-p"), made[1])
 
 
 def facts(n: int) -> list[Example]:

@@ -69,13 +69,19 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     l2 = faiss.IndexFlatL2(8)
     l2.add(unit(3, 8))
     faiss.write_index(l2, str(tmp_path / "l2"))
-    write_vectors(tmp_path / "long", 2 * unit(3, 8))
     write_vectors(tmp_path / "nan", np.full((3, 8), np.nan, np.float32))
     write_vectors(tmp_path / "ok", unit(3, 8))
-    for name, says in [("text", "not a faiss"), ("l2", "IndexFlatIP"), ("long", "length 1"), ("nan", "length 1")]:
+    for name, says in [("text", "not a faiss"), ("l2", "IndexFlatIP"), ("nan", "not finite")]:
         with pytest.raises(ManifestError, match=says):
             FlatIndex.load(tmp_path / name, 8, 3)
     for dimension, rows in [(9, 3), (8, 4)]:
         with pytest.raises(ManifestError, match="holds 3 vectors of 8 numbers"):
             FlatIndex.load(tmp_path / "ok", dimension, rows)
     assert FlatIndex.load(tmp_path / "ok", 8, 3).search(unit(3, 8)[1], 1).rows.tolist() == [1]
+
+
+def test_vectors_of_any_length_are_ranked_by_inner_product(tmp_path: Path) -> None:
+    vectors = np.eye(8, dtype=np.float32)[:3] * np.array([[1], [5], [2]], np.float32)
+    write_vectors(tmp_path / "x", vectors)
+    hits = FlatIndex.load(tmp_path / "x", 8, 3).search(np.ones(8, np.float32), 3)
+    assert (hits.rows.tolist(), hits.scores.tolist()) == ([1, 2, 0], [5.0, 2.0, 1.0])

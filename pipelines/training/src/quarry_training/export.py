@@ -1,4 +1,4 @@
-"""Models to ONNX artefact folders: `model.onnx` or `encoder.onnx`, `tokenizer.json`, and `model.json` written last.
+"""Models to ONNX artefact folders: a reader's or retriever's graphs, `tokenizer.json`, and `model.json` written last.
 
 Every export is checked: ONNX Runtime must give PyTorch's numbers, or nothing is written.
 """
@@ -6,6 +6,7 @@ Every export is checked: ONNX Runtime must give PyTorch's numbers, or nothing is
 import argparse
 import json
 import subprocess
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,15 +18,17 @@ import onnxruntime
 import torch
 from quarry_contract.manifests import MODEL_MANIFEST, Calibration, ModelManifest, digest_file, write_manifest
 from torch import nn
-from transformers import AutoModel, AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering
 
-from .base import PACKAGED
+from .base import PACKAGED, BaseError
+from .encoders import dimension, max_tokens
 from .features import MAX_HEADING_TOKENS, MAX_QUESTION_TOKENS, MAX_TOKENS, STRIDE, positions
+from .fit_retriever import record
 from .predict import MAX_ANSWER_TOKENS, accepted
+from .retrieval import trained
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 PARITY_TOLERANCE = 1e-3
-ENCODER_MAX_TOKENS = 256
 
 
 class ExportError(Exception):
@@ -43,19 +46,6 @@ class SpanReader(nn.Module):
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         out = self.model(**accepted(self.model, given))
         return out.start_logits, out.end_logits
-
-
-class SentenceEncoder(nn.Module):
-    """Mean over the real tokens, L2-normalised (Reimers and Gurevych 2019): -> (batch, dimension) float32."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor) -> torch.Tensor:
-        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).last_hidden_state
-        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        return nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9), dim=1)
 
 
 def export_reader(
@@ -88,29 +78,47 @@ def export_reader(
     )
 
 
-def export_retriever(base_dir: Path, out: Path, base: str) -> ModelManifest:
-    """Write the artefact folder of a dual encoder with tied weights from a sentence encoder.
+def export_retriever(model_dir: Path, out: Path, base: str) -> ModelManifest:
+    """Write the artefact folder of a dual encoder, as retrieval.trained finds it or one sentence encoder for both sides.
+
+    Tied weights give `encoder.onnx`, separate ones `question.onnx` and `passage.onnx`. Where fit_retriever trained it,
+    its record names the base and the data.
 
     Raises:
-        ExportError: as export_reader.
+        ExportError: as export_reader, for either encoder.
+        BaseError: as retrieval.trained.
     """
-    model = AutoModel.from_pretrained(str(base_dir), local_files_only=True, trust_remote_code=False)
-    difference = _export(SentenceEncoder(model), out / "encoder.onnx", ("sentence_embedding",))
+    dual = trained(model_dir)
+    fitted = record(model_dir)
+    names = ("encoder.onnx", "encoder.onnx") if dual.tied else ("question.onnx", "passage.onnx")
+    graphs = dict(zip(names, (dual.question, dual.passage), strict=True))
+    difference = _export_all(graphs, out)
     return _finish(
         out,
-        base_dir,
-        ("encoder.onnx", "tokenizer.json"),
+        dual.tokenizer_from,
+        (*graphs, "tokenizer.json"),
         {
             "name": "retriever",
             "kind": "retriever",
-            "base": base,
-            "max_tokens": min(ENCODER_MAX_TOKENS, positions(_config(model))),
-            "dimension": int(model.config.hidden_size),
-            "question_encoder": "encoder.onnx",
-            "passage_encoder": "encoder.onnx",
-            "metrics": {"export_max_difference": difference},
+            "base": fitted.get("base", base),
+            "max_tokens": max_tokens(_config(dual.question.model)),
+            "dimension": dimension(dual.question),
+            "question_encoder": names[0],
+            "passage_encoder": names[1],
+            "data_digest": fitted.get("data_digest"),
+            "metrics": {**fitted.get("figures", {}), "export_max_difference": difference},
         },
     )
+
+
+def _export_all(graphs: Mapping[str, nn.Module], out: Path) -> float:
+    """Every graph or none; the largest difference of all."""
+    try:
+        return max([_export(module, out / name, ("sentence_embedding",)) for name, module in graphs.items()])
+    except ExportError:
+        for name in graphs:
+            (out / name).unlink(missing_ok=True)
+        raise
 
 
 def _config(model: nn.Module) -> dict[str, Any]:
@@ -172,14 +180,17 @@ def main() -> None:
     """`python -m quarry_training.export reader|retriever`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["reader", "retriever"])
-    parser.add_argument("--model", type=Path, help="trained model folder; for the retriever, default the packaged sentence encoder")
+    parser.add_argument("--model", type=Path, help="trained model folder; for the retriever also any encoder, default the packaged one")
     parser.add_argument("--base", default="quarry-base", help="what it was trained from, for the manifest")
     parser.add_argument("--calibration", type=Path, help="the folder calibrate wrote (reader)")
     parser.add_argument("--report", type=Path, help="the dataset check's report.json (reader)")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     if args.kind == "retriever":
-        manifest = export_retriever(args.model or PACKAGED, args.out, args.base)
+        try:
+            manifest = export_retriever(args.model or PACKAGED, args.out, args.base)
+        except (BaseError, ExportError) as error:
+            sys.exit(f"retriever not exported: {error}")
     else:
         model = AutoModelForQuestionAnswering.from_pretrained(str(args.model), local_files_only=True)
         calibration = Calibration.from_dict(json.loads((args.calibration / "calibration.json").read_text()))

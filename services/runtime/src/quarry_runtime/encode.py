@@ -29,7 +29,7 @@ def groups(lengths: Sequence[int], budget: int = TOKENS_PER_BATCH, max_padding: 
 
 
 class Encoder:
-    """A sentence encoder: mean-pooled, L2-normalised vectors (pooling is part of the graph)."""
+    """A question or passage encoder; pooling and normalising, if any, are part of the graph."""
 
     def __init__(self, manifest: ModelManifest, tokenizer: Tokenizer, session: Session) -> None:
         self.manifest = manifest
