@@ -82,6 +82,12 @@ eval-reader: pipelines/training/.venv/.ready ## The reader alone on gold paragra
 	@test -f "$(DATA)" || { echo 'say with what: make eval-reader DATA=squad.json'; exit 2; }
 	@$(TRAINING) quarry_training.evaluate_served --data "$(DATA)" --reader $(READER)
 
+gate: pipelines/training/.venv/.ready ## May it replace the champion? make gate CHALLENGER=models:/reader/2 [CHAMPION=models:/reader@champion] DATA=squad.json [POLICY=file]
+	@test -n "$(CHALLENGER)" -a -f "$(DATA)" || { echo 'say what on what: make gate CHALLENGER=folder|models:/reader/N [CHAMPION=...] DATA=squad.json'; exit 2; }
+	@$(if $(findstring models:/,$(CHALLENGER) $(CHAMPION)),$(STACK) up mlflow)
+	@$(TRAINING) quarry_training.gate --challenger "$(CHALLENGER)" $(if $(CHAMPION),--champion "$(CHAMPION)") --data "$(DATA)" \
+	  $(if $(POLICY),--policy "$(POLICY)") --home "$(QUARRY_HOME)" --out "$(or $(OUT),$(QUARRY_HOME)/gate)"
+
 release: pipelines/training/.venv/.ready ## Bind champion reader, champion retriever and the current index into a release
 	@$(STACK) up mlflow
 	@$(TRAINING) quarry_training.release release --home "$(QUARRY_HOME)" --generation "$$(cat $(QUARRY_HOME)/index/current)"
@@ -146,5 +152,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest train eval eval-reader release serve envs test lint bench examples base-reader lock clean
+.PHONY: help demo up down ask ingest train eval eval-reader gate release serve envs test lint bench examples base-reader lock clean
 .SECONDARY:

@@ -24,11 +24,14 @@ def test_the_promise_fails_no_more_often_than_it_says() -> None:
     sure, _, truth = asked(50_000, 0)
     broken, coverage = 0, []
     for seed in range(1, draws + 1):
-        threshold = threshold_for(*asked(500, seed)[:2], MAX_WRONG)
-        answered = sure >= threshold
+        try:
+            answered = sure >= threshold_for(*asked(500, seed)[:2], MAX_WRONG)
+        except RiskError:  # nothing is promised
+            continue
         coverage.append(answered.mean())
         broken += (1 - truth[answered]).mean() > MAX_WRONG
     assert broken <= binom.ppf(0.999, draws, DELTA)
+    assert len(coverage) > 0.97 * draws
     order = np.argsort(-sure)
     best = (np.cumsum(1 - truth[order]) / np.arange(1, len(order) + 1) <= MAX_WRONG).mean()  # what knowing every probability would allow
     assert np.mean(coverage) > 0.75 * best
@@ -38,14 +41,14 @@ def test_it_holds_within_its_interval_on_the_other_half() -> None:
     """What `calibrate --check` says: the other half's exact interval reaches down to the promise, but for DELTA and the interval's own 2.5 %."""
     draws, contradicted = 200, 0
     for seed in range(draws):
-        sure, right, _ = asked(1000, seed)
-        answered = sure[500:] >= threshold_for(sure[:500], right[:500], MAX_WRONG)
-        contradicted += clopper_pearson(int((1 - right[500:])[answered].sum()), int(answered.sum()))[0] > MAX_WRONG
+        sure, right, _ = asked(2000, seed)
+        answered = sure[1000:] >= threshold_for(sure[:1000], right[:1000], MAX_WRONG)
+        contradicted += clopper_pearson(int((1 - right[1000:])[answered].sum()), int(answered.sum()))[0] > MAX_WRONG
     assert contradicted <= binom.ppf(0.999, draws, 0.025)
 
 
 def test_more_questions_and_a_laxer_promise_answer_more() -> None:
-    few, many = (threshold_for(*asked(n, 5)[:2], MAX_WRONG) for n in (150, 5000))
+    few, many = (threshold_for(*asked(n, 5)[:2], MAX_WRONG) for n in (300, 5000))
     assert many < few
     assert threshold_for(*asked(500, 5)[:2], 0.3) < threshold_for(*asked(500, 5)[:2], 0.1)
 
@@ -66,7 +69,7 @@ def test_what_cannot_be_promised_is_refused_with_the_reason() -> None:
     sure, _, _ = asked(400, 3)
     with pytest.raises(RiskError, match="surest held-out questions"):
         threshold_for(sure, np.zeros(400), 0.1)
-    with pytest.raises(RiskError, match="takes 29 held-out questions to show: there are 20"):
+    with pytest.raises(RiskError, match="takes 36 held-out questions to show: there are 20"):
         threshold_for(sure[:20], np.ones(20), 0.1)
 
 

@@ -51,10 +51,16 @@ def open_book(examples: Sequence[Example], contexts: Mapping[str, str], passages
     """Each question on its `passages` most similar contexts (TF-IDF), whether or not the gold one is among them; the most similar first.
 
     `contexts` maps each context to its heading.
+
+    Raises:
+        DatasetError: no context has a word to search by.
     """
     pool = list(contexts.items())
     vectorizer = TfidfVectorizer(sublinear_tf=True, stop_words="english")
-    by_context = vectorizer.fit_transform([text for text, _ in pool])
+    try:
+        by_context = vectorizer.fit_transform([text for text, _ in pool])
+    except ValueError as error:
+        raise squad.DatasetError("the paragraphs hold no words to search by, only stop words: give a set with real paragraphs") from error
     similarity = (vectorizer.transform([e.question for e in examples]) @ by_context.T).toarray()
     return [
         [replace(e, context=pool[i][0], heading=pool[i][1]) for i in row.argsort()[::-1][:passages]] for e, row in zip(examples, similarity, strict=True)

@@ -145,9 +145,9 @@ def _mapping(content: Any, where: str, known: set[str], needed: set[str] = froze
 
 
 def _metric(value: Any, where: str) -> str:
-    if value not in METRICS:
+    if not isinstance(value, str) or value not in METRICS:
         _refuse(where, f"must be one of {', '.join(METRICS)}")
-    return str(value)
+    return value
 
 
 def _number(value: Any, where: str) -> float:

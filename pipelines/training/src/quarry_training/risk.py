@@ -1,8 +1,9 @@
 """From "at most x of the answered may be wrong" to a threshold that keeps it on questions not seen.
 
-Learn then Test (Angelopoulos et al. 2021): thresholds are tested one after the other, the surest first, each with an exact binomial bound
-(Clopper and Pearson 1934), until one fails; the last that passed is taken. As the order is fixed before looking at what is right, no test
-needs correcting for the others. The true share wrong is above x with a probability of at most DELTA over the draw of the held-out questions.
+Learn then Test (Angelopoulos et al. 2021): thresholds are tested in an order fixed before looking at what is right, the surest first, each with
+an exact binomial bound (Clopper and Pearson 1934); the last that passes is taken. A test that passes hands its error on to the next, one that
+fails loses it, and some is kept for starting again further down (the fallback procedure, Wiens and Dmitrienko 2005), since of few answers a
+few wrong by chance say little. The true share wrong is above x with a probability of at most DELTA over the draw of the held-out questions.
 The mean would keep the promise only every second time; conformal risk control bounds monotone losses, and this share is not one.
 """
 
@@ -15,6 +16,7 @@ from .results import Array
 
 DELTA = 0.05
 STEPS = 40
+STARTS = {0: 0.5, 10: 0.2, 20: 0.2, 30: 0.1}  # step -> the part of DELTA that enters there
 
 
 class RiskError(ValueError):
@@ -30,18 +32,21 @@ def threshold_for(sure: Array, right: Array, max_wrong: float, delta: float = DE
     """The threshold with the most questions answered that passes; `sure` (confidences) and `right` (0 or 1) are (questions,).
 
     Raises:
-        RiskError: the bound exceeds `max_wrong` already on the surest questions.
+        RiskError: no threshold passes.
     """
     order = np.argsort(-sure, kind="stable")
     sure, wrong = sure[order], np.cumsum(1 - right[order])
-    found = None
-    for count in _counts(len(sure), max_wrong, delta):
+    found, level, bounds = None, 0.0, []
+    for step, count in enumerate(_counts(len(sure), max_wrong, delta)):
         last = int(np.searchsorted(-sure, -sure[count - 1], side="right"))  # a threshold answers all questions of equal confidence
-        bound = upper_bound(round(wrong[last - 1]), last, delta)
-        if bound > max_wrong:
-            break
-        found = float(sure[last - 1])
+        level += delta * STARTS.get(step, 0.0)
+        bounds.append((upper_bound(round(wrong[last - 1]), last, level) if level else 1.0, last))
+        if bounds[-1][0] <= max_wrong:
+            found = float(sure[last - 1])
+        else:
+            level = 0.0
     if found is None:
+        bound, last = min(bounds)
         raise RiskError(
             f"at most {max_wrong:.0%} wrong among the answered cannot be promised: of the {last} surest held-out questions {wrong[last - 1]:.0f} are "
             f"answered wrong, so it may be {bound:.1%}; ask for less, or give more held-out questions or a better reader"
@@ -50,9 +55,9 @@ def threshold_for(sure: Array, right: Array, max_wrong: float, delta: float = DE
 
 
 def _counts(questions: int, max_wrong: float, delta: float) -> list[int]:
-    """How many of the surest are answered at each step. The first is four times what a test without any error needs: enough for power
-    at a reader whose surest answers are not all right, yet few enough that a poor one can still answer its surest."""
-    least = math.ceil(math.log(delta) / math.log1p(-max_wrong))
+    """How many of the surest are answered at each step. The first is twice what a test without any error needs: enough for power at a
+    reader whose surest answers are not all right, yet few enough that a poor one can still answer its surest."""
+    least = math.ceil(math.log(delta * STARTS[0]) / math.log1p(-max_wrong))
     if questions < least:
         raise RiskError(f"at most {max_wrong:.0%} wrong among the answered takes {least} held-out questions to show: there are {questions}")
-    return sorted({round(x) for x in np.linspace(min(4 * least, questions), questions, STEPS)})
+    return [round(x) for x in np.linspace(min(2 * least, questions), questions, STEPS)]
