@@ -17,7 +17,7 @@ from quarry_training.features import load_tokenizer
 from quarry_training.fit import FitSettings, fit
 from quarry_training.squad import Example
 
-from .conftest import WORDS
+from .conftest import WORDS, facts
 
 POLICY = """
 kind: reader
@@ -29,24 +29,9 @@ protected:
 """
 
 
-def questions() -> list[Example]:
-    """who, where and when of 54 buildings, one in a document; every fourth asks for what the context does not say."""
-    made = []
-    for i in range(54):
-        who, where, when = ("anna", "ben", "cara")[i % 3], ("dover", "leeds", "york")[i // 3 % 3], ("monday", "tuesday", "friday")[i // 9 % 3]
-        thing, other = ("bridge", "wall") if i < 27 else ("wall", "bridge")
-        context = f"{who} built the {thing} in {where} on {when} ."
-        for kind, answer in (("who", who), ("where", where), ("when", when)):
-            impossible = len(made) % 4 == 3
-            answers = () if impossible else ((answer, context.index(answer)),)
-            made.append(Example(f"q{len(made)}", f"d{i}.txt", f"{kind} built the {other if impossible else thing}", context, answers))
-    return made
-
-
 @dataclass(frozen=True)
 class World:
     model: Path
-    calibration: Path
     good: Path
     damaged: Path
     data: Path
@@ -56,27 +41,26 @@ class World:
 @pytest.fixture(scope="module")
 def world(tiny_reader: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     home = tmp_path_factory.mktemp("gate")
-    made = World(*(home / name for name in ("model", "calibration", "good", "damaged", "set.json", "policy.yaml")))
-    squad.dump(questions(), made.data)
+    made = World(*(home / name for name in ("model", "good", "damaged", "set.json", "policy.yaml")))
+    squad.dump(facts(108), made.data)
     made.policy.write_text(POLICY)
-    fit(tiny_reader, questions(), made.model, FitSettings(learning_rate=3e-3, batch_size=8, epochs=40, threads=1))
-    calibrate.run(made.model, made.data, [], made.calibration, 0.87, None)
-    fitted = Calibration.from_dict(json.loads((made.calibration / "calibration.json").read_text()))
-    figures = json.loads((made.calibration / "calibration-figures.json").read_text())
-    export.export_reader(AutoModelForQuestionAnswering.from_pretrained(str(made.model)), made.model, made.good, "tiny", fitted, figures, "t" * 64)
+    fit(tiny_reader, facts(108), made.model, FitSettings(learning_rate=3e-3, batch_size=8, epochs=60, threads=1))
+    model = AutoModelForQuestionAnswering.from_pretrained(str(made.model))
+    export.export_reader(model, made.model, made.good, "tiny", Calibration(0.5, 0.0, 0.3), {}, "t" * 64)
     _damage(made)
     return made
 
 
 def _damage(made: World) -> None:
-    """Make it read "when" as "who": nothing else about it changes."""
+    """Make it read "when" as "who", and the builder of the buildings that "when" is asked of as the one that "who" is asked of."""
     shutil.copytree(made.good, made.damaged)
     graph = onnx.load(str(made.damaged / "model.onnx"))
     tokenizer = load_tokenizer(made.model)
     weights = [w for w in graph.graph.initializer if list(w.dims) == [tokenizer.get_vocab_size(), 32]]
     assert len(weights) == 1
     embedding = numpy_helper.to_array(weights[0]).copy()
-    embedding[tokenizer.token_to_id("when")] = embedding[tokenizer.token_to_id("who")]
+    for word, other in (("when", "who"), ("cara", "anna")):
+        embedding[tokenizer.token_to_id(word)] = embedding[tokenizer.token_to_id(other)]
     weights[0].CopyFrom(numpy_helper.from_array(embedding, weights[0].name))
     onnx.save(graph, str(made.damaged / "model.onnx"))
     manifest = read_manifest(made.good / MODEL_MANIFEST, ModelManifest)
@@ -143,24 +127,22 @@ def test_every_question_has_its_result_and_no_text_leaks(world: World, tmp_path:
     summary = json.loads((tmp_path / "evaluation.json").read_text())
     lines = (tmp_path / "evaluation-questions.jsonl").read_text()
     rows = [json.loads(line) for line in lines.splitlines()]
-    assert len(rows) == summary["questions"] == 162
-    assert summary["slices"]["question_word=when"]["questions"] == 54
+    assert len(rows) == summary["questions"] == len(evaluate.load_set(world.data).examples)
+    assert summary["slices"]["question_word=when"]["questions"] == sum(row["slices"]["question_word"] == "when" for row in rows)
     assert all(row["tokens"] > 8 * 10 for row in rows)
     assert {"f1", "exact_match", "ece", "ece_low", "wrong_among_answered", "mrr", "p95_ms", "abstention_recall"} <= summary.keys()
-    assert 100 * sum(row["values"]["f1"] for row in rows) / 162 == pytest.approx(summary["f1"])
+    assert 100 * sum(row["values"]["f1"] for row in rows) / len(rows) == pytest.approx(summary["f1"])
     assert not any(f" {word} " in lines for word in ("anna", "leeds", "built"))
 
 
 def test_the_check_measures_an_exported_reader(world: World) -> None:
     found = calibrate.check(world.good, world.data, 0.1)
     low, high = found["interval"]
-    assert found["questions"] == 162
+    assert found["questions"] == len(evaluate.load_set(world.data).examples)
     assert low <= found["wrong_among_answered"] <= high
     assert found["holds"] == (low <= 0.1)
     assert calibrate.check(world.good, world.data, 0.999)["holds"]
     assert found["ece_interval"][0] <= found["ece_interval"][1]
-    figures = json.loads((world.calibration / "calibration-figures.json").read_text())
-    assert found["coverage"] == pytest.approx(figures["coverage"], abs=0.02)  # the exported reader is the calibrated one
 
 
 def test_the_check_refuses_what_the_reader_was_trained_on(world: World, tmp_path: Path) -> None:
@@ -169,6 +151,16 @@ def test_the_check_refuses_what_the_reader_was_trained_on(world: World, tmp_path
     write_manifest(tmp_path / "same" / MODEL_MANIFEST, replace(manifest, data_digest=evaluate.load_set(world.data).digest))
     with pytest.raises(squad.DatasetError, match="what the reader was trained on"):
         calibrate.check(tmp_path / "same", world.data, 0.1)
+
+
+def test_what_cannot_be_calibrated_is_said_and_nothing_written(tiny_reader: Path, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    squad.dump([e for e in facts(40) if not e.answers], tmp_path / "unanswerable.json")
+    for data, problem in ((tmp_path / "unanswerable.json", "needs right and wrong answers"), (world.policy, "not a SQuAD file")):
+        options = ["--model", tiny_reader, "--data", data, "--max-wrong", "0.1", "--out", tmp_path / "out"]
+        monkeypatch.setattr(sys, "argv", ["calibrate", *map(str, options)])
+        with pytest.raises(SystemExit, match=f"not calibrated: .*{problem}"):
+            calibrate.main()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_retriever_is_measured_by_the_rank_of_the_passage_that_holds_the_answer(tiny_encoder: Path, tmp_path: Path) -> None:

@@ -55,8 +55,15 @@ def resampled_sums(columns: Array, units: Array, resamples: int = RESAMPLES, see
 
 
 def interval(metric: Metric, values: Table, units: Array) -> tuple[float, float]:
-    """The percentile interval of a metric; resamples on which it is not defined do not count."""
-    return _percentiles(metric.value(resampled_sums(metric.columns(values), units)))
+    """The percentile interval of a metric; resamples on which it is not defined do not count.
+
+    Of a biased metric, the basic interval: resamples are as much too high over the figure as the figure is over the truth.
+    """
+    low, high = _percentiles(metric.value(resampled_sums(metric.columns(values), units)))
+    if not metric.biased:
+        return low, high
+    figure = metric.of(values)
+    return max(0.0, min(figure, 2 * figure - high)), max(figure, 2 * figure - low)
 
 
 def paired(metric: Metric, challenger: Sequence[Row], champion: Sequence[Row]) -> Paired | None:

@@ -38,7 +38,7 @@ def _fits(evaluation: Evaluation, policy: Policy) -> None:
         raise GateError(f"the policy asks over {policy.passages} passages, the evaluation was made over {evaluation.passages}: evaluate again")
     if len(evaluation.rows) < policy.min_questions:
         raise GateError(f"{len(evaluation.rows)} questions are too few to judge by: the policy takes {policy.min_questions}; give a larger set")
-    asked = [rule.metric for rule in (*policy.floors, *policy.overall, *(p.rule for p in policy.protected))]
+    asked = [floor.metric for floor in policy.floors] + [rule.metric for rule in policy.overall] + [p.rule.metric for p in policy.protected]
     columns = {name for row in evaluation.rows for name in row.values}
     for name in [*asked, *([policy.require_improvement] if policy.require_improvement else [])]:
         if not columns.issuperset(METRICS[name].needs):

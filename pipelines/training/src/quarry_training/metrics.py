@@ -17,13 +17,17 @@ RECALL_AT = (1, 5, 20)
 
 @dataclass(frozen=True)
 class Metric:
-    """`columns`: a table's (questions, k) summands; `value`: their sums (..., k) -> (...), NaN where it is not defined."""
+    """`columns`: a table's (questions, k) summands; `value`: their sums (..., k) -> (...), NaN where it is not defined.
+
+    `biased`: few questions make it look worse than it is, as absolute gaps do not cancel out.
+    """
 
     name: str
     needs: tuple[str, ...]
     higher_is_better: bool
     columns: Callable[[Table], Array]
     value: Callable[[Array], Array]
+    biased: bool = False
 
     def of(self, values: Table) -> float:
         """The figure over all questions of the table; NaN where it is not defined."""
@@ -53,7 +57,7 @@ def _ratio(
 
 def bins_of(confidence: Array) -> Array:
     """The bin of each confidence, BINS of equal width."""
-    return np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return np.asarray(np.minimum((confidence * BINS).astype(int), BINS - 1))
 
 
 def _gaps(values: Table) -> Array:
@@ -91,7 +95,7 @@ _LIST = (
     _ratio("f1", lambda t: t["f1"], _everyone, ("f1",), percent=True),
     _ratio("answerable_exact_match", lambda t: t["span_exact_match"], _answerable, ("span_exact_match",), percent=True),
     _ratio("answerable_f1", lambda t: t["span_f1"], _answerable, ("span_f1",), percent=True),
-    Metric("ece", _SAID, False, _gaps, _ece),
+    Metric("ece", _SAID, False, _gaps, _ece, biased=True),
     _ratio("wrong_among_answered", lambda t: 1 - t["right"], lambda t: t["answered"], _SAID, higher=False),
     _ratio("coverage", lambda t: t["answered"], _everyone, _SAID),
     _ratio("answered_of_answerable", lambda t: t["answered"], _answerable, _SAID),

@@ -1,10 +1,10 @@
 """From "at most x of the answered may be wrong" to a threshold that keeps it on questions not seen.
 
 Learn then Test (Angelopoulos et al. 2021): thresholds are tested in an order fixed before looking at what is right, the surest first, each with
-an exact binomial bound (Clopper and Pearson 1934); the last that passes is taken. A test that passes hands its error on to the next, one that
-fails loses it, and some is kept for starting again further down (the fallback procedure, Wiens and Dmitrienko 2005), since of few answers a
-few wrong by chance say little. The true share wrong is above x with a probability of at most DELTA over the draw of the held-out questions.
-The mean would keep the promise only every second time; conformal risk control bounds monotone losses, and this share is not one.
+an exact binomial bound (Clopper and Pearson 1934); the last that passes is taken. Each test has an equal part of DELTA, and one that passes
+hands its part on to the next (the fallback procedure, Wiens and Dmitrienko 2005): a few wrong by chance among the surest do not end it.
+The true share wrong is above x with a probability of at most DELTA over the draw of the held-out questions. The mean would keep the
+promise only every second time; conformal risk control bounds monotone losses, and this share is not one.
 """
 
 import math
@@ -15,8 +15,8 @@ from scipy.stats import beta
 from .results import Array
 
 DELTA = 0.05
-STEPS = 40
-STARTS = {0: 0.5, 10: 0.2, 20: 0.2, 30: 0.1}  # step -> the part of DELTA that enters there
+MAX_STEPS = 20
+QUESTIONS_PER_STEP = 50  # a finer grid would answer hardly more, and leave each test less of DELTA
 
 
 class RiskError(ValueError):
@@ -37,10 +37,11 @@ def threshold_for(sure: Array, right: Array, max_wrong: float, delta: float = DE
     order = np.argsort(-sure, kind="stable")
     sure, wrong = sure[order], np.cumsum(1 - right[order])
     found, level, bounds = None, 0.0, []
-    for step, count in enumerate(_counts(len(sure), max_wrong, delta)):
+    part = delta / max(1, min(MAX_STEPS, len(sure) // QUESTIONS_PER_STEP))
+    for count in _counts(len(sure), max_wrong, delta, part):
         last = int(np.searchsorted(-sure, -sure[count - 1], side="right"))  # a threshold answers all questions of equal confidence
-        level += delta * STARTS.get(step, 0.0)
-        bounds.append((upper_bound(round(wrong[last - 1]), last, level) if level else 1.0, last))
+        level += part
+        bounds.append((upper_bound(round(wrong[last - 1]), last, level), last))
         if bounds[-1][0] <= max_wrong:
             found = float(sure[last - 1])
         else:
@@ -54,10 +55,10 @@ def threshold_for(sure: Array, right: Array, max_wrong: float, delta: float = DE
     return found
 
 
-def _counts(questions: int, max_wrong: float, delta: float) -> list[int]:
+def _counts(questions: int, max_wrong: float, delta: float, part: float) -> list[int]:
     """How many of the surest are answered at each step. The first is twice what a test without any error needs: enough for power at a
     reader whose surest answers are not all right, yet few enough that a poor one can still answer its surest."""
-    least = math.ceil(math.log(delta * STARTS[0]) / math.log1p(-max_wrong))
+    least = math.ceil(math.log(part) / math.log1p(-max_wrong))
     if questions < least:
         raise RiskError(f"at most {max_wrong:.0%} wrong among the answered takes {least} held-out questions to show: there are {questions}")
-    return [round(x) for x in np.linspace(min(2 * least, questions), questions, STEPS)]
+    return [round(x) for x in np.linspace(min(2 * least, questions), questions, round(delta / part))]

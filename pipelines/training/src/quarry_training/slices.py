@@ -9,7 +9,7 @@ from typing import Any
 from .squad import Example
 
 # The first of these in a question, "how many" before "how", says what kind of answer it wants.
-_WORDS = re.compile(r"\b(how (?:many|much)|who(?:m|se)?|when|where|how|which|what|why)\b", re.IGNORECASE)
+_WORDS = re.compile(r"\b(how\s+(?:many|much)|who(?:m|se)?|when|where|how|which|what|why)\b", re.IGNORECASE)
 _FORMATS = re.compile(r"\.(pdf|docx?|html?|md|markdown|txt|rtf|odt|pptx?|xlsx?|csv|epub)$", re.IGNORECASE)
 _SAME = {"htm": "html", "markdown": "md", "how much": "how_many", "how many": "how_many", "whom": "who", "whose": "who"}
 _YEAR = 365.25
