@@ -100,6 +100,24 @@ def test_a_reader_that_never_answers_does_not_pass_as_never_wrong(tmp_path: Path
     assert "none was answered" in verdict.refusals[0].reason
 
 
+def test_abstaining_does_not_escape_a_protected_slice(tmp_path: Path) -> None:
+    text = "kind: reader\nmin_questions: 50\nprotected:\n"
+    text += "  - {slice: question_word=when, metric: wrong_among_answered, max_regression: 0.02, min_questions: 30}\n"
+    speaking = evaluation(EVEN)
+
+    def silent(row: Row) -> Row:
+        return replace(row, values=row.values | {"answered": 0.0}) if row.slices["question_word"] == "when" else row
+
+    rows = tuple(silent(row) for row in speaking.rows)
+    mute = replace(speaking, rows=rows, summary=summary(rows))
+    assert judge(mute, speaking, policy(tmp_path, text)).refusals[0].slice == "question_word=when"
+    [unknown] = judge(speaking, mute, policy(tmp_path, text)).findings
+    assert (unknown.status, unknown.reason) == (
+        "not_judged",
+        "wrong_among_answered in slice question_word=when is not defined for the champion on these questions",
+    )
+
+
 def test_too_few_questions_are_said(tmp_path: Path) -> None:
     verdict = judge(evaluation(EVEN, 100), evaluation(EVEN, 100), policy(tmp_path))
     said = [f.reason for f in verdict.findings if f.status == "not_judged"]

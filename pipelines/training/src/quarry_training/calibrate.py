@@ -206,8 +206,8 @@ def share(text: str) -> float:
     return float(text)
 
 
-def main() -> None:
-    """`python -m quarry_training.calibrate`: prints one JSON object; --check exits 1 when the promise does not hold."""
+def arguments() -> argparse.Namespace:
+    """The command line, complete for what it asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="measure --artefact on --data instead of fitting")
     parser.add_argument("--artefact", type=Path, help="an exported reader's folder, with --check")
@@ -221,6 +221,12 @@ def main() -> None:
     needed = ("artefact", "max_wrong") if args.check else ("model", "out")
     if missing := [f"--{name.replace('_', '-')}" for name in needed if getattr(args, name) is None]:
         parser.error(f"{'with' if args.check else 'without'} --check, {' and '.join(missing)} must be given")
+    return args
+
+
+def main() -> None:
+    """`python -m quarry_training.calibrate`: prints one JSON object; --check exits 1 when the promise does not hold."""
+    args = arguments()
     result: dict[str, Any]
     try:
         if args.check:

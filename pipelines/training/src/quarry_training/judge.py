@@ -1,11 +1,12 @@
 """The gate's core, pure: two evaluations and a policy give a verdict."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from .bootstrap import Paired, paired
 from .metrics import METRICS
 from .policy import Floor, Policy, Protected, Regression
-from .results import Evaluation, Row, rows_in
+from .results import Evaluation, Row, rows_in, table
 from .verdict import Check, Finding, Status, Verdict
 
 
@@ -80,9 +81,10 @@ def _compare(check: Check, rule: Regression, name: str | None, ours: Sequence[Ro
     metric = METRICS[rule.metric]
     found = paired(metric, ours, theirs)
     where = f"{rule.metric} in slice {name}" if name else rule.metric
-    if found is None:
-        reason = f"{where} is not defined for both models on these questions"
-        return Finding(check, "not_judged" if name else "refused", rule.metric, reason, rule.max_regression, name, len(ours))
+    if found is None:  # a slice may have nothing to measure, but a challenger may not escape by answering nothing
+        nothing = name is not None and math.isnan(metric.of(table(theirs)))
+        reason = f"{where} is not defined for {'the champion' if nothing else 'both models'} on these questions"
+        return Finding(check, "not_judged" if nothing else "refused", rule.metric, reason, rule.max_regression, name, len(ours))
     gain, low, high = _towards_better(found, metric.higher_is_better)
     worse = gain < -rule.max_regression and high < 0
     refused = worse if rule.refuse == "when_shown_worse" else low < -rule.max_regression
