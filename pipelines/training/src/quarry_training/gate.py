@@ -31,7 +31,7 @@ def run(challenger: Path, champion: Path | None, data: Path, policy_file: Path |
         GateError, PolicyError, ManifestError, DatasetError: it could not be judged.
     """
     (out / "gate.json").unlink(missing_ok=True)  # an older verdict must not be taken for this one's
-    kind = read_manifest(challenger / MODEL_MANIFEST, ModelManifest).kind
+    kind, *_ = [_kind(folder) for folder in (challenger, champion) if folder]
     policy = load_policy(policy_file or POLICIES / f"{kind}.yaml")
     questions = load_set(data)
     ours = evaluate(challenger, questions, policy.passages)
@@ -44,6 +44,13 @@ def run(challenger: Path, champion: Path | None, data: Path, policy_file: Path |
     write_report(verdict, ours, theirs, out)
     (out / "gate.json").write_text(json.dumps(to_dict(verdict, ours, theirs, policy), indent=1))
     return verdict
+
+
+def _kind(folder: Path) -> str:
+    try:
+        return read_manifest(folder / MODEL_MANIFEST, ModelManifest).kind
+    except ManifestError as error:
+        raise GateError(f"{folder} is no model artefact: {error}") from error
 
 
 def to_dict(verdict: Verdict, challenger: Evaluation, champion: Evaluation | None, policy: Policy) -> dict[str, object]:

@@ -48,7 +48,7 @@ def risk_coverage_diagram(said: Said, out: Path, points: Sequence[tuple[float, f
 
 
 def differences_diagram(rows: Sequence[tuple[str, float, float, float, float, bool]], out: Path) -> None:
-    """One line a check: (label, difference, low, high, most regression allowed, refused); the last two in the direction of better."""
+    """One line a check: (label, difference, low, high, most regression allowed, refused), differences towards better and in points."""
     figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.34 * len(rows)), layout="constrained")
     for y, (_, difference, low, high, allowed, refused) in enumerate(rows):
         colour = COLOURS[1] if refused else COLOURS[0]
@@ -58,7 +58,7 @@ def differences_diagram(rows: Sequence[tuple[str, float, float, float, float, bo
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
     axes.invert_yaxis()
-    axes.set(xlabel="challenger better than champion by (points, 95 % interval); grey: most regression allowed; x: refused", title="Differences")
+    axes.set(xlabel="challenger better than champion by, points (95 % interval)\ngrey: most regression allowed; cross: refused", title="Differences")
     _save(figure, out)
 
 
