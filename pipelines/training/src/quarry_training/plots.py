@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from .metrics import clopper_pearson, reliability, risk_coverage
+from .metrics import BINS, bins_of, clopper_pearson, reliability, risk_coverage
 from .results import Array
 
 COLOURS = ("#1f4e79", "#c55a11")  # challenger, champion: told apart without seeing colour by marker and dash too
@@ -28,9 +28,9 @@ def reliability_diagram(said: Said, out: Path) -> None:
         errors = [[s - low for s, (low, _) in zip(share, bounds, strict=True)], [high - s for s, (_, high) in zip(share, bounds, strict=True)]]
         style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i]}
         axes.errorbar(sure, share, errors, capsize=3, elinewidth=1, alpha=0.9, label=name, **style)
-        counts.bar(sure + 0.02 * i, questions, width=0.02, color=COLOURS[i])
+        counts.bar((bins_of(sure) + 0.4 + 0.25 * i) / BINS, questions, width=0.25 / BINS, color=COLOURS[i])
     axes.set(ylabel="share right (95 % interval)", xlim=(0, 1), ylim=(0, 1), title="Reliability")
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right")
     counts.set(xlabel="confidence", ylabel="questions")
     _save(figure, out)
 
