@@ -92,6 +92,12 @@ eval-reader: pipelines/training/.venv/.ready ## The reader alone on gold paragra
 	@test -f "$(DATA)" || { echo 'say with what: make eval-reader DATA=squad.json'; exit 2; }
 	@$(TRAINING) quarry_training.evaluate_served --data "$(DATA)" --reader "$$($(STACK) url reader)"
 
+gate: pipelines/training/.venv/.ready ## May it replace the champion? make gate CHALLENGER=models:/reader/2 [CHAMPION=models:/reader@champion] DATA=squad.json [POLICY=file]
+	@test -n "$(CHALLENGER)" -a -f "$(DATA)" || { echo 'say what on what: make gate CHALLENGER=folder|models:/reader/N [CHAMPION=...] DATA=squad.json'; exit 2; }
+	@$(if $(findstring models:/,$(CHALLENGER) $(CHAMPION)),$(STACK) up mlflow)
+	@$(TRAINING) quarry_training.gate --challenger "$(CHALLENGER)" $(if $(CHAMPION),--champion "$(CHAMPION)") --data "$(DATA)" \
+	  $(if $(POLICY),--policy "$(POLICY)") --home "$(QUARRY_HOME)" --out "$(or $(OUT),$(QUARRY_HOME)/gate)"
+
 release: $(SERVING:%=%/.venv/.ready) pipelines/training/.venv/.ready ## Bind reader, retriever and its index, make it live: make release [READER=models:/reader/N] [RETRIEVER=models:/retriever/N] [LIVE=no]
 	@$(STACK) up mlflow
 	@$(if $(RETRIEVER),$(MAKE) reindex)
@@ -175,5 +181,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest train submit eval eval-reader release promote rollback reindex serve envs test lint bench examples retriever-gain base-reader lock clean
+.PHONY: help demo up down ask ingest train submit eval eval-reader gate release promote rollback reindex serve envs test lint bench examples retriever-gain base-reader lock clean
 .SECONDARY:

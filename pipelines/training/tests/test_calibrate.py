@@ -47,8 +47,25 @@ def test_a_margin_that_says_nothing_is_refused() -> None:
 
 
 def test_open_book_puts_the_most_similar_context_first() -> None:
-    contexts = [("the crane lifts steel", "Cranes"), ("the pump moves concrete", "Pumps"), ("scaffold boards and ties", "")]
-    [book] = open_book([Example("1", "", "What does the concrete pump move?", "x", (), "Gold heading")], contexts, passages=2)
-    assert (book[0].context, book[0].heading) == contexts[1]
+    contexts = ["the crane lifts steel", "the pump moves concrete", "scaffold boards and ties"]
+    headed = {text: f"Section {i}" for i, text in enumerate(contexts)}
+    [book] = open_book([Example("1", "", "What does the concrete pump move?", "x", (), "Section of x")], headed, passages=2)
+    assert (book[0].context, book[0].heading) == (contexts[1], "Section 1")  # its own heading, not that of the gold context
     assert len(book) == 2
-    assert "Gold heading" not in {e.heading for e in book}
+
+
+def test_a_largest_share_wrong_sets_the_threshold_instead() -> None:
+    """Fitted on one draw, measured on another."""
+    strict, lax = (calibrate(sample(2_000, 1), min_answered=0.9, max_wrong=share) for share in (0.05, 0.2))
+    assert strict.threshold > lax.threshold
+    for fitted, share in ((strict, 0.05), (lax, 0.2)):
+        found = figures(sample(2_000, 2), fitted)
+        assert found["wrong_among_answered_low"] <= share
+        assert found["wrong_among_answered_high"] > share - 0.05  # the threshold is no stricter than it must be
+
+
+def test_intervals_stand_beside_the_figures() -> None:
+    found = figures(sample(500, 3), calibrate(sample(500, 3), min_answered=0.9))
+    for name in ("ece", "wrong_among_answered"):
+        assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
+    assert found["questions"] == 500

@@ -1,30 +1,36 @@
 """Turn the reader's margin over its no-answer logit into a probability, and find the threshold to abstain below.
 
 Platt scaling (Platt 1999) on questions asked as they will be in service: over the most similar passages, not the gold one alone.
+The threshold answers a share of the answerable questions (--min-answered), or keeps a share wrong among the answered (--max-wrong).
+With --check, an exported reader's calibration is measured on a file it never saw.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quarry_contract.manifests import Calibration
+from quarry_contract.manifests import MODEL_MANIFEST, Calibration, ManifestError, ModelManifest, read_manifest, verify_files
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForQuestionAnswering
 
 from . import scoring, squad
+from .bootstrap import interval
 from .features import load_tokenizer
-from .predict import Logits, Prediction, predict, torch_logits
+from .metrics import METRICS, clopper_pearson, measured
+from .plots import reliability_diagram, risk_coverage_diagram
+from .predict import Logits, Prediction, onnx_logits, predict, torch_logits
+from .results import Table
+from .risk import threshold_for
 from .squad import Example
 
 PASSAGES = 8
 RIGHT_F1 = 0.5  # an answer that shares at least half its words with a gold one counts as right
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -36,22 +42,32 @@ class Outcome:
     right: bool
 
 
-def open_book(examples: Sequence[Example], contexts: Sequence[tuple[str, str]], passages: int = PASSAGES) -> list[list[Example]]:
-    """Each question on its `passages` most similar contexts (TF-IDF), whether or not the gold one is among them.
+def contexts_of(examples: Sequence[Example]) -> dict[str, str]:
+    """Context -> the heading it stands under, sorted by context."""
+    return dict(sorted((e.context, e.heading) for e in examples))
 
-    `contexts` are (context, heading) pairs.
+
+def open_book(examples: Sequence[Example], contexts: Mapping[str, str], passages: int = PASSAGES) -> list[list[Example]]:
+    """Each question on its `passages` most similar contexts (TF-IDF), whether or not the gold one is among them; the most similar first.
+
+    `contexts` maps each context to its heading.
+
+    Raises:
+        DatasetError: no context has a word to search by.
     """
+    pool = list(contexts.items())
     vectorizer = TfidfVectorizer(sublinear_tf=True, stop_words="english")
-    by_context = vectorizer.fit_transform([f"{heading} {context}" for context, heading in contexts])
+    try:
+        by_context = vectorizer.fit_transform([f"{heading} {text}" for text, heading in pool])
+    except ValueError as error:
+        raise squad.DatasetError("the paragraphs hold no words to search by, only stop words: give a set with real paragraphs") from error
     similarity = (vectorizer.transform([e.question for e in examples]) @ by_context.T).toarray()
-    return [[_on(e, *contexts[i]) for i in row.argsort()[::-1][:passages]] for e, row in zip(examples, similarity, strict=True)]
+    return [
+        [replace(e, context=pool[i][0], heading=pool[i][1]) for i in row.argsort()[::-1][:passages]] for e, row in zip(examples, similarity, strict=True)
+    ]
 
 
-def _on(example: Example, context: str, heading: str) -> Example:
-    return replace(example, context=context, heading=heading)
-
-
-def outcomes(logits: Logits, tokenizer: Any, examples: Sequence[Example], contexts: Sequence[tuple[str, str]]) -> list[Outcome]:
+def outcomes(logits: Logits, tokenizer: Any, examples: Sequence[Example], contexts: Mapping[str, str]) -> list[Outcome]:
     """Ask every question open-book and keep the best answer of each."""
     books = open_book(examples, contexts)
     flat = predict(logits, tokenizer, [e for book in books for e in book])
@@ -68,8 +84,15 @@ def _outcome(predictions: Sequence[Prediction]) -> Outcome:
     return Outcome(bool(gold), best.score - best.null_score, bool(gold) and scoring.f1(best.text, gold) >= RIGHT_F1)
 
 
-def calibrate(found: Sequence[Outcome], min_answered: float) -> Calibration:
-    """Fit confidence, then take the highest threshold that still answers `min_answered` of the answerable questions."""
+def calibrate(found: Sequence[Outcome], min_answered: float, max_wrong: float | None = None) -> Calibration:
+    """Fit confidence, then take the highest threshold that still answers `min_answered` of the answerable questions.
+
+    With `max_wrong`, take instead the lowest threshold at which at most that share of the answered is wrong (risk.py says with what certainty;
+    it rests on the order of the margins alone, so fitting the confidence on the same questions does not weaken it).
+
+    Raises:
+        ValueError: the questions cannot teach a confidence, or the share wrong cannot be promised.
+    """
     margins = np.array([[o.margin] for o in found])
     right = np.array([o.right for o in found])
     if right.all() or not right.any():
@@ -78,6 +101,8 @@ def calibrate(found: Sequence[Outcome], min_answered: float) -> Calibration:
     slope, bias = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     if slope <= 0:
         raise ValueError("the reader's margin does not tell right from wrong answers on the held-out questions: it is not trained")
+    if max_wrong is not None:
+        return Calibration(slope, bias, threshold_for(np.array([confidence(o.margin, slope, bias) for o in found]), right.astype(float), max_wrong))
     answerable = [confidence(o.margin, slope, bias) for o in found if o.answerable]
     return Calibration(slope, bias, float(np.quantile(answerable, 1 - min_answered)))
 
@@ -87,66 +112,132 @@ def confidence(margin: float, slope: float, bias: float) -> float:
     return float(1 / (1 + np.exp(-(slope * margin + bias))))
 
 
-def figures(found: Sequence[Outcome], calibration: Calibration, bins: int = 10) -> dict[str, float]:
-    """Answered and abstained shares at the threshold, wrong among the answered, and expected calibration error."""
+def table_of(found: Sequence[Outcome], calibration: Calibration) -> Table:
+    """The outcomes as the columns that metrics.py reads."""
     sure = np.array([confidence(o.margin, calibration.slope, calibration.bias) for o in found])
-    right = np.array([o.right for o in found], float)
-    answerable = np.array([o.answerable for o in found])
-    answered = sure >= calibration.threshold
-    bucket = np.minimum((sure * bins).astype(int), bins - 1)
-    ece = sum(abs(sure[bucket == b].mean() - right[bucket == b].mean()) * (bucket == b).mean() for b in range(bins) if (bucket == b).any())
-    result = {"ece": float(ece), "wrong_among_answered": float(1 - right[answered].mean()) if answered.any() else 0.0}
-    if answerable.any():
-        result["answered_of_answerable"] = float(answered[answerable].mean())
-    if not answerable.all():
-        result["abstained_of_unanswerable"] = float(1 - answered[~answerable].mean())
+    flags = {"right": [o.right for o in found], "answerable": [o.answerable for o in found], "answered": sure >= calibration.threshold}
+    return {"confidence": sure} | {name: np.array(values, float) for name, values in flags.items()}
+
+
+def figures(found: Sequence[Outcome], calibration: Calibration) -> dict[str, float]:
+    """Answered and abstained shares at the threshold, wrong among the answered, and expected calibration error, with 95 % intervals.
+
+    The interval of the calibration error is a bootstrap's, that of the share wrong exact (Clopper-Pearson).
+    """
+    values = table_of(found, calibration)
+    result = {"questions": float(len(found)), **measured(values)}
+    result["ece_low"], result["ece_high"] = interval(METRICS["ece"], values, np.arange(len(found)))
+    answered = values["answered"] > 0
+    result["wrong_among_answered_low"], result["wrong_among_answered_high"] = clopper_pearson(
+        int((1 - values["right"])[answered].sum()), int(answered.sum())
+    )
+    if "abstention_recall" in result:
+        result["abstained_of_unanswerable"] = result["abstention_recall"]
     return result
 
 
 def plot(found: Sequence[Outcome], calibration: Calibration, out: Path) -> None:
     """reliability.png and risk-coverage.png."""
-    import matplotlib
+    values = table_of(found, calibration)
+    said = {"held-out questions": (values["confidence"], values["right"])}
+    reliability_diagram(said, out / "reliability.png")
+    shares = measured(values)
+    risk_coverage_diagram(said, out / "risk-coverage.png", [(shares["coverage"], shares.get("wrong_among_answered", 0.0))])
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    sure = np.array([confidence(o.margin, calibration.slope, calibration.bias) for o in found])
-    right = np.array([o.right for o in found], float)
-    bucket = np.minimum((sure * 10).astype(int), 9)
-    used = [b for b in range(10) if (bucket == b).any()]
-    figure, axes = pyplot.subplots(figsize=(5, 5))
-    axes.plot([0, 1], [0, 1], "--", color="grey")
-    axes.plot([sure[bucket == b].mean() for b in used], [right[bucket == b].mean() for b in used], "o-")
-    axes.set(xlabel="confidence", ylabel="share right", title="Reliability, held-out questions")
-    figure.savefig(out / "reliability.png", dpi=110)
-    order = np.argsort(-sure)
-    covered = np.arange(1, len(order) + 1)
-    figure, axes = pyplot.subplots(figsize=(5, 5))
-    axes.plot(covered / len(order), 1 - np.cumsum(right[order]) / covered)
-    axes.set(xlabel="share answered", ylabel="share wrong among answered", title="Risk and coverage, held-out questions")
-    figure.savefig(out / "risk-coverage.png", dpi=110)
-    pyplot.close("all")
+def check(artefact: Path, data: Path, max_wrong: float) -> dict[str, Any]:
+    """The calibration of an exported reader on a file it was not trained on, asked as in service.
+
+    `holds`: the file does not contradict that at most `max_wrong` of the answered are wrong, its exact 95 % interval reaching down to it.
+
+    Raises:
+        ManifestError: the artefact is not a whole, calibrated reader.
+        DatasetError: the file is not usable, or is what the reader was trained on.
+    """
+    manifest = read_manifest(artefact / MODEL_MANIFEST, ModelManifest)
+    verify_files(artefact, manifest.files)
+    if manifest.calibration is None:
+        raise ManifestError("the artefact has no calibration: it is no reader, or was exported without")
+    examples, report = squad.check(squad.load(data))
+    if report.digest == manifest.data_digest:
+        raise squad.DatasetError(f"{data.name} is what the reader was trained on: check it on questions it never saw")
+    found = outcomes(onnx_logits(artefact / "model.onnx"), load_tokenizer(artefact, manifest.max_tokens), examples, contexts_of(examples))
+    measure = figures(found, manifest.calibration)
+    low, high = measure["wrong_among_answered_low"], measure["wrong_among_answered_high"]
+    return {
+        "ece": measure["ece"],
+        "ece_interval": [measure["ece_low"], measure["ece_high"]],
+        "coverage": measure["coverage"],
+        "answered_of_answerable": measure.get("answered_of_answerable"),
+        "wrong_among_answered": measure.get("wrong_among_answered"),
+        "interval": [low, high],
+        "max_wrong": max_wrong,
+        "holds": low <= max_wrong,
+        "questions": len(found),
+        "threshold": manifest.calibration.threshold,
+        "data_digest": report.digest,
+    }
+
+
+def run(model: Path, data: Path, contexts: Sequence[Path], out: Path, min_answered: float, max_wrong: float | None) -> dict[str, float]:
+    """Calibrate a trained model folder and write calibration.json, calibration-figures.json and two plots.
+
+    Raises:
+        ValueError: as `calibrate`.
+        DatasetError: a file is not in SQuAD layout.
+    """
+    examples = squad.load(data)
+    pool = contexts_of([e for path in [data, *contexts] for e in squad.load(path)])
+    reader = AutoModelForQuestionAnswering.from_pretrained(str(model), local_files_only=True)
+    found = outcomes(torch_logits(reader), load_tokenizer(model), examples, pool)
+    fitted = calibrate(found, min_answered, max_wrong)
+    measure = figures(found, fitted) | ({"max_wrong": max_wrong} if max_wrong is not None else {})
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "calibration.json").write_text(json.dumps(fitted.to_dict()))
+    (out / "calibration-figures.json").write_text(json.dumps(measure))
+    plot(found, fitted, out)
+    return fitted.to_dict() | measure
+
+
+def share(text: str) -> float:
+    """An argparse type: a number strictly between 0 and 1."""
+    if not 0 < float(text) < 1:
+        raise ValueError(text)
+    return float(text)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line, complete for what it asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="measure --artefact on --data instead of fitting")
+    parser.add_argument("--artefact", type=Path, help="an exported reader's folder, with --check")
+    parser.add_argument("--model", type=Path, help="a trained model's folder")
+    parser.add_argument("--data", type=Path, required=True, help="held-out SQuAD file")
+    parser.add_argument("--contexts", type=Path, nargs="*", default=[], help="further SQuAD files whose paragraphs stand among the passages")
+    parser.add_argument("--min-answered", type=share, default=0.87, help="share of the answerable questions to answer")
+    parser.add_argument("--max-wrong", type=share, help="largest share wrong among the answered; decides the threshold instead of --min-answered")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    needed = ("artefact", "max_wrong") if args.check else ("model", "out")
+    if missing := [f"--{name.replace('_', '-')}" for name in needed if getattr(args, name) is None]:
+        parser.error(f"{'with' if args.check else 'without'} --check, {' and '.join(missing)} must be given")
+    return args
 
 
 def main() -> None:
-    """`python -m quarry_training.calibrate`: writes calibration.json, calibration-figures.json and two plots."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="held-out SQuAD file")
-    parser.add_argument("--contexts", type=Path, nargs="*", default=[], help="further SQuAD files whose paragraphs stand among the passages")
-    parser.add_argument("--min-answered", type=float, default=0.87)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    examples = squad.load(args.data)
-    contexts = sorted({(e.context, e.heading) for path in [args.data, *args.contexts] for e in squad.load(path)})
-    model = AutoModelForQuestionAnswering.from_pretrained(str(args.model), local_files_only=True)
-    found = outcomes(torch_logits(model), load_tokenizer(args.model), examples, contexts)
-    fitted = calibrate(found, args.min_answered)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "calibration.json").write_text(json.dumps(fitted.to_dict()))
-    (args.out / "calibration-figures.json").write_text(json.dumps(figures(found, fitted)))
-    plot(found, fitted, args.out)
-    print(json.dumps(fitted.to_dict() | figures(found, fitted)))
+    """`python -m quarry_training.calibrate`: prints one JSON object; --check exits 1 when the promise does not hold."""
+    args = arguments()
+    result: dict[str, Any]
+    try:
+        if args.check:
+            result = check(args.artefact, args.data, args.max_wrong)
+        else:
+            result = run(args.model, args.data, args.contexts, args.out, args.min_answered, args.max_wrong)
+    except (ValueError, squad.DatasetError, ManifestError, OSError) as error:
+        sys.exit(f"not {'checked' if args.check else 'calibrated'}: {error}")
+    print(json.dumps(result))
+    if not result.get("holds", True):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
