@@ -115,7 +115,7 @@ def _save(generator: Generator, base: Path, name: str, data_digest: str, figures
     out.mkdir(exist_ok=True)
     for path in out.iterdir():
         path.unlink()
-    generator.model.save_pretrained(str(out), safe_serialization=True)
+    generator.model.save_pretrained(str(out), safe_serialization=True, save_embedding_layers=False)  # or peft asks the Hub about them
     (out / "README.md").unlink(missing_ok=True)  # peft's form, with nothing filled in
     config = json.loads((out / "adapter_config.json").read_text())
     config["target_modules"].sort()  # peft keeps a set: another order, and digest, each time
