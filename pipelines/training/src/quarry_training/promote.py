@@ -3,8 +3,8 @@
 `record` stores the gate's verdict file beside the version and its SHA-256 in the version's tags; `promote` reads the stored file,
 checks it against the tag, and that it speaks of this artefact and of the champion that is to be replaced.
 
-A verdict is a JSON object {"passed": bool, "candidate": artefact digest, "champion": artefact digest or null, ...};
-artefact digests are formats.artefact_digest of a manifest, the tag `artefact_digest` of a version.
+A verdict is the gate's JSON object {"verdict": "passed" or "refused", "challenger": digest, "champion": digest or null, ...};
+the digests are formats.artefact_digest of the manifests, the tag `artefact_digest` of the versions.
 """
 
 import argparse
@@ -36,14 +36,14 @@ def record(reference: str, verdict: Path) -> bool:
     digest = digest_file(verdict).sha256
     with registry() as client, TemporaryDirectory() as scratch:
         version = resolve(client, reference)
-        if content["candidate"] != version.tags.get(DIGEST_TAG):
+        if content["challenger"] != version.tags.get(DIGEST_TAG):
             raise RegistryError(f"the verdict is on another artefact than {uri_of(version)}: run the gate on this version")
         copy = Path(scratch) / f"{digest}.json"
         copy.write_bytes(verdict.read_bytes())
         upload(client, version.run_id, VERDICT_FOLDER, {copy.name: copy})
         client.set_model_version_tag(version.name, version.version, VERDICT_DIGEST_TAG, digest)
-        client.set_model_version_tag(version.name, version.version, VERDICT_TAG, "passed" if content["passed"] else "refused")
-    return bool(content["passed"])
+        client.set_model_version_tag(version.name, version.version, VERDICT_TAG, content["verdict"])
+    return bool(content["verdict"] == "passed")
 
 
 def promote(reference: str, bootstrap: bool = False) -> str:
@@ -81,10 +81,10 @@ def _grounds(client: MlflowClient, version: ModelVersion, champion: str | None, 
         raise RegistryError(f"{uri_of(version)} has no gate verdict: run the gate on it, then record its verdict with `python -m quarry_training.promote`")
     digest = version.tags.get(VERDICT_DIGEST_TAG, "")
     content = _stored(client, version, digest)
-    if content["passed"] is not True or version.tags[VERDICT_TAG] != "passed":
+    if content["verdict"] != "passed" or version.tags[VERDICT_TAG] != "passed":
         raise RegistryError(f"the gate refused {uri_of(version)}: the reasons are in {VERDICT_FOLDER}/{digest}.json of its run")
     replaced = next((v.tags.get(DIGEST_TAG) for v in others if str(v.version) == champion), None)
-    if content["candidate"] != version.tags.get(DIGEST_TAG) or content["champion"] != replaced:
+    if content["challenger"] != version.tags.get(DIGEST_TAG) or content["champion"] != replaced:
         raise RegistryError(f"the verdict on {uri_of(version)} compares other artefacts than this one and the present champion: run the gate again")
     return f"gate {digest}"
 
@@ -104,9 +104,11 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RegistryError(f"{path.name} is not a gate verdict: it cannot be read as JSON") from error
-    form = {"passed": bool, "candidate": str, "champion": str | None}
+    form = {"verdict": str, "challenger": str, "champion": str | None}
     if not isinstance(content, dict) or not all(k in content and isinstance(content[k], kind) for k, kind in form.items()):
-        raise RegistryError(f"{path.name} is not a gate verdict: it needs passed, candidate and champion")
+        raise RegistryError(f"{path.name} is not a gate verdict: it needs verdict, challenger and champion")
+    if content["verdict"] not in ("passed", "refused"):
+        raise RegistryError(f"{path.name} is not a gate verdict: verdict must be passed or refused")
     return content
 
 
