@@ -28,6 +28,8 @@ PIPELINES := pipelines/ingestion pipelines/training pipelines/kubeflow
 WRAPPERS := services/reader/seldon services/retriever/seldon
 PROJECTS := $(SERVING) $(PIPELINES) tests
 P ?= $(PROJECTS)
+# What the tests start besides Python: PostgreSQL under MLflow.
+DEBIAN_PACKAGES := postgresql
 
 TRAINING := $(QUARRY_TRAINING_PYTHON) -W ignore -m
 KUBEFLOW := $(CURDIR)/pipelines/kubeflow/.venv/bin/python -W ignore -m quarry_kubeflow
@@ -142,8 +144,15 @@ $(STAMPS)/reader: examples/questions/train.json examples/questions/dev.json pipe
 envs: $(P:%=%/.venv/.ready) ## Environments of all projects, or of P="services/reader"
 
 # A model service is tested under the stock wrapper too, in that one's environment.
-test: $(P:%=%/.venv/.ready) $(foreach w,$(WRAPPERS),$(if $(filter $(w:%/seldon=%),$(P)),$(w)/.venv/.ready)) ## Every test, or those of P="services/reader"
+test: packages $(P:%=%/.venv/.ready) $(foreach w,$(WRAPPERS),$(if $(filter $(w:%/seldon=%),$(P)),$(w)/.venv/.ready)) ## Every test, or those of P="services/reader"
 	@for p in $(P); do echo "== $$p"; (cd $$p && .venv/bin/python -m pytest) || exit 1; done
+
+# Without them, and without the right to install them, the tests that need them are skipped and say so.
+packages: ## The Debian packages that tests start: installed if you are root, else named
+	@missing=$$(for p in $(DEBIAN_PACKAGES); do dpkg-query -Wf '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then echo "not installed, so their tests are skipped:" $$missing; exit 0; fi; \
+	echo "installing" $$missing; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $$missing >/dev/null
 
 lint: $(P:%=%/.venv/.ready) ## ruff and mypy --strict over all src/
 	@for p in $(P); do echo "== $$p"; (cd $$p && .venv/bin/ruff check . && { test ! -d src || .venv/bin/mypy src; }) || exit 1; done
@@ -181,5 +190,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest train submit eval eval-reader gate release promote rollback reindex serve envs test lint bench examples retriever-gain base-reader lock clean
+.PHONY: help demo up down ask ingest train submit eval eval-reader gate release promote rollback reindex serve envs packages test lint bench examples retriever-gain base-reader lock clean
 .SECONDARY:

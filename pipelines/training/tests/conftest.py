@@ -1,18 +1,15 @@
 """Tiny but real models: a BERT of two layers with random weights and a WordPiece tokenizer over the test's own words."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
+from quarry_contract.manifests import Calibration
 from tokenizers import BertWordPieceTokenizer
 from transformers import (
+    AutoModelForQuestionAnswering,
     BertConfig,
     BertForQuestionAnswering,
     BertModel,
@@ -23,7 +20,10 @@ from transformers import (
     DPRQuestionEncoder,
 )
 
+from quarry_training import export
 from quarry_training.squad import Example
+
+from . import servers
 
 WORDS = "who what where when laid built the bridge wall in on at by anna ben cara dover leeds york monday tuesday friday stone was then . ,".split()
 
@@ -84,6 +84,16 @@ def tiny_dpr(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return _write(tmp_path_factory.mktemp("tiny-dpr-q"), made[0]), _write(tmp_path_factory.mktemp("tiny-dpr-p"), made[1])
 
 
+@pytest.fixture(scope="session")
+def artefacts(tiny_reader: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the exported artefacts `reader` and `retriever`."""
+    folder = tmp_path_factory.mktemp("artefacts")
+    model = AutoModelForQuestionAnswering.from_pretrained(str(tiny_reader))
+    export.export_reader(model, tiny_reader, folder / "reader", "tiny", Calibration(0.5, 0.0, 0.4), {"ece": 0.1}, "a" * 64)
+    export.export_retriever(tiny_encoder, folder / "retriever", "tiny")
+    return folder
+
+
 def facts(n: int) -> list[Example]:
     """Questions a two-layer model can learn: who, where or when; every fourth is unanswerable."""
     people, places, days, things = ["anna", "ben", "cara"], ["dover", "leeds", "york"], ["monday", "tuesday", "friday"], ["bridge", "wall"]
@@ -103,28 +113,22 @@ def facts(n: int) -> list[Example]:
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real MLflow server on SQLite and a folder."""
     folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    stores = ["--backend-store-uri", f"sqlite:///{folder}/m.db", "--artifacts-destination", str(folder / "artefacts")]
-    command = [sys.executable, "-m", "mlflow", "server", *stores, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        _wait(f"http://127.0.0.1:{port}/health", process, folder / "log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
+    with servers.mlflow(folder, f"sqlite:///{folder}/m.db", str(folder / "artefacts")) as uri:
+        yield uri
 
 
-def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    until = time.monotonic() + 180
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.3)
-    raise AssertionError(f"MLflow did not start:\n{log.read_text()[-2000:]}")
+@pytest.fixture(scope="session")
+def mlflow_server_on_postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server on a real PostgreSQL and moto's S3 over loopback."""
+    folder = tmp_path_factory.mktemp("mlflow-postgresql")
+    with servers.postgresql() as database, servers.s3_bucket() as (bucket, environment), servers.mlflow(folder, database, bucket, environment) as uri:
+        yield uri
+
+
+@pytest.fixture(params=["mlflow_server", "mlflow_server_on_postgresql"], ids=["sqlite-folder", "postgresql-s3"])
+def registry_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same test on both kinds of store; this process's MLflow client speaks to it."""
+    uri: str = request.getfixturevalue(request.param)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    return uri

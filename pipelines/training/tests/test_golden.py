@@ -10,7 +10,7 @@ from quarry_contract.manifests import ModelManifest, ReleaseManifest
 GOLDEN = files("quarry_contract") / "golden"
 
 
-@pytest.mark.parametrize(("name", "cls"), [("model_manifest", ModelManifest), ("release_manifest", ReleaseManifest)])
+@pytest.mark.parametrize(("name", "cls"), [("model_manifest", ModelManifest), ("generator_manifest", ModelManifest), ("release_manifest", ReleaseManifest)])
 def test_golden_messages_are_understood_and_written_alike(name: str, cls: type[Message]) -> None:
     golden = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     assert cls.from_dict(golden).to_dict() == golden

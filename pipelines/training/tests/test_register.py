@@ -1,11 +1,16 @@
-"""Register, fetch and release against a real MLflow server."""
+"""Register, fetch and release against real MLflow servers: SQLite and a folder, PostgreSQL and S3."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
+import numpy as np
+import onnxruntime
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from quarry_contract.manifests import (
     INDEX_MANIFEST,
     MODEL_MANIFEST,
@@ -18,25 +23,14 @@ from quarry_contract.manifests import (
     write_manifest,
 )
 from quarry_contract.releases import index_pointer, release_path
-from transformers import AutoModelForQuestionAnswering
 
-from quarry_training import export
 from quarry_training.register import register
 from quarry_training.release import fetch, release
 
 
-@pytest.fixture(scope="module")
-def artefacts(tiny_reader: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artefacts")
-    model = AutoModelForQuestionAnswering.from_pretrained(str(tiny_reader))
-    export.export_reader(model, tiny_reader, folder / "reader", "tiny", Calibration(0.5, 0.0, 0.4), {"ece": 0.1}, "a" * 64)
-    export.export_retriever(tiny_encoder, folder / "retriever", "tiny")
-    return folder
-
-
 @pytest.fixture(autouse=True)
-def tracking(mlflow_server: str) -> None:
-    mlflow.set_tracking_uri(mlflow_server)
+def tracking(registry_server: str) -> None:
+    """Every test here runs on both."""
 
 
 def index(home: Path, generation: str, encoder_digest: str) -> None:
@@ -61,10 +55,30 @@ def test_a_registered_model_comes_back_whole_by_version_and_alias(artefacts: Pat
     assert [f.path for f in MlflowClient().list_artifacts(version.run_id, "reports")] == ["reports/plot.png"]
 
 
-def test_the_alias_moves_and_old_versions_stay(artefacts: Path, tmp_path: Path) -> None:
-    first = register(artefacts / "reader", "champion", {}, {}, [], [])
-    second = register(artefacts / "reader", "champion", {}, {}, [], [])
-    assert first != second == fetch("models:/reader@champion", tmp_path)[0]
+def test_a_version_explains_itself(artefacts: Path, tmp_path: Path) -> None:
+    uri = register(artefacts / "reader", "challenger", {}, {}, [], [])
+    _, folder = fetch(uri, tmp_path)
+    info = mlflow.models.get_model_info(uri)
+    assert [x.name for x in info.signature.inputs] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert [x.name for x in info.signature.outputs] == ["start_logits", "end_logits"]
+    example = Model.load(str(folder)).load_input_example(str(folder))
+    start, end = onnxruntime.InferenceSession(str(folder / "model.onnx")).run(None, {k: np.asarray(v, np.int64) for k, v in example.items()})
+    assert start.shape == end.shape == np.asarray(example["input_ids"]).shape
+    assert "written last" in (folder / "README.md").read_text()
+    with pytest.raises(MlflowException):
+        mlflow.pyfunc.load_model(uri)
+
+
+def test_the_same_artefact_is_the_same_version_and_another_calibration_another(artefacts: Path, tmp_path: Path) -> None:
+    first = register(artefacts / "reader", "challenger", {}, {}, [], [])
+    shutil.copytree(artefacts / "reader", tmp_path / "again")
+    manifest = read_manifest(tmp_path / "again" / MODEL_MANIFEST, ModelManifest)
+    write_manifest(tmp_path / "again" / MODEL_MANIFEST, replace(manifest, created="2026-01-02T03:04:05+00:00"))
+    assert register(tmp_path / "again", "challenger", {"seed": 2}, {}, [], []) == first
+    write_manifest(tmp_path / "again" / MODEL_MANIFEST, replace(manifest, calibration=Calibration(0.5, 0.0, 0.9)))
+    second = register(tmp_path / "again", "challenger", {}, {}, [], [])
+    assert second != first
+    assert fetch("models:/reader@challenger", tmp_path)[0] == second
     assert fetch(first, tmp_path)[0] == first
 
 

@@ -48,6 +48,9 @@ EXAMPLES: dict[str, Message] = {
         calibration=mf.Calibration(0.6, -1.0, 0.35),
         metrics={"f1": 80.5},
     ),
+    "generator_manifest": mf.ModelManifest(
+        "generator", "generator", "a-language-model", "2026-11-23T00:00:00+00:00", {"adapter_model.safetensors": FILE}, 512, data_digest="a" * 64
+    ),
     "index_manifest": mf.IndexManifest(
         "c716f9ac051329b9", "2026-11-23T00:00:00+00:00", "d" * 64, 3, CHUNKER, 38, 405, {"passages.db": FILE}, "canary", (0.6, 0.8, 0.0)
     ),

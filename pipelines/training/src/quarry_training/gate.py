@@ -16,7 +16,7 @@ from . import squad
 from .evaluate import evaluate, load_set, write
 from .judge import GateError, judge
 from .policy import POLICIES, Policy, PolicyError, load_policy
-from .release import fetch
+from .registry import champion_of, fetch
 from .report import write_report
 from .results import Evaluation
 from .verdict import Verdict
@@ -59,8 +59,8 @@ def to_dict(verdict: Verdict, challenger: Evaluation, champion: Evaluation | Non
         "verdict": "passed" if verdict.passed else "refused",
         "reasons": [f.reason for f in verdict.refusals],
         "data_digest": challenger.data_digest,
-        "challenger": challenger.model_digest,
-        "champion": champion.model_digest if champion else None,
+        "challenger": challenger.artefact_digest,
+        "champion": champion.artefact_digest if champion else None,
         "findings": [asdict(f) for f in verdict.findings],
         "policy": asdict(policy),
     }
@@ -79,14 +79,17 @@ def main() -> None:
     """`python -m quarry_training.gate`; the registry for models:/ references is MLFLOW_TRACKING_URI."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--challenger", required=True, help="artefact folder, models:/name/N or models:/name@alias")
-    parser.add_argument("--champion", help="likewise; without one, only the policy's floors are judged")
+    against = parser.add_mutually_exclusive_group()
+    against.add_argument("--champion", help="likewise; without one, only the policy's floors are judged")
+    against.add_argument("--against-champion", action="store_true", help="the registry's present champion, if the challenger's model has one")
     parser.add_argument("--data", type=Path, required=True, help="SQuAD file that neither was trained on")
     parser.add_argument("--policy", type=Path, help="default: policies/reader.yaml or retriever.yaml, by the challenger's kind")
     parser.add_argument("--home", type=Path, help="where models from the registry are kept")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     try:
-        challenger, champion = (folder_of(x, args.home) if x else None for x in (args.challenger, args.champion))
+        named = champion_of(args.challenger) if args.against_champion else args.champion
+        challenger, champion = (folder_of(x, args.home) if x else None for x in (args.challenger, named))
         assert challenger is not None
         verdict = run(challenger, champion, args.data, args.policy, args.out)
     except (GateError, PolicyError, ManifestError, squad.DatasetError, MlflowException, OSError) as error:

@@ -6,34 +6,11 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-import mlflow
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from quarry_contract.manifests import MODEL_MANIFEST, ManifestError, ModelManifest, ReleaseManifest, read_manifest, verify_files
+from quarry_contract.manifests import MODEL_MANIFEST, ManifestError, ModelManifest, ReleaseManifest, read_manifest
 from quarry_contract.releases import bind, index_pointer
 
-
-def fetch(reference: str, home: Path) -> tuple[str, Path]:
-    """Download a model version into `home/models/<name>/<version>`, once; returns (models:/name/N, folder).
-
-    `reference` is models:/name/N or models:/name@alias.
-
-    Raises:
-        ManifestError: what was downloaded is not whole.
-    """
-    name, _, alias = reference.removeprefix("models:/").partition("@")
-    name, _, number = name.partition("/")
-    version = MlflowClient().get_model_version_by_alias(name, alias).version if alias else number
-    folder = home / "models" / name / str(version)
-    uri = f"models:/{name}/{version}"
-    if not (folder / MODEL_MANIFEST).exists():
-        partial = folder.with_name(f"{folder.name}.partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        mlflow.artifacts.download_artifacts(uri, dst_path=str(partial))
-        verify_files(partial, read_manifest(partial / MODEL_MANIFEST, ModelManifest).files)
-        partial.rename(folder)
-    verify_files(folder, read_manifest(folder / MODEL_MANIFEST, ModelManifest).files)
-    return uri, folder
+from .registry import fetch
 
 
 def release(home: Path, reader: str, retriever: str, generation: str | None = None) -> ReleaseManifest:

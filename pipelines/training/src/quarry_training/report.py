@@ -33,7 +33,7 @@ def write_report(verdict: Verdict, challenger: Evaluation, champion: Evaluation 
 
 def _what(both: dict[str, Evaluation]) -> str:
     one = both["challenger"]
-    models = ", ".join(f"{name} `{e.model_digest[:12]}`" for name, e in both.items())
+    models = ", ".join(f"{name} `{e.artefact_digest[:12]}`" for name, e in both.items())
     asked = f", over {one.passages} passages each" if one.passages > 1 else ""
     return f"{one.kind}: {models}; {len(one.rows)} questions of set `{one.data_digest[:12]}`{asked}. Intervals are 95 %, bootstrapped in pairs."
 

@@ -35,7 +35,7 @@ class Evaluation:
     """One model over one set. `passages` is how many contexts each question was asked over; 1 = its own alone."""
 
     kind: str
-    model_digest: str
+    artefact_digest: str
     data_digest: str
     passages: int
     summary: dict[str, float]

@@ -42,10 +42,10 @@ class Calibration(Message):
 
 @dataclass(frozen=True)
 class ModelManifest(Message):
-    """`model.json` of a reader or retriever. `files` lists everything the model needs, beside this file."""
+    """`model.json` of a reader, retriever or generator. `files` lists everything the model needs, beside this file."""
 
     name: str
-    kind: Literal["reader", "retriever"]
+    kind: Literal["reader", "retriever", "generator"]
     base: str  # what it was trained from
     created: str  # ISO 8601, UTC
     files: dict[str, FileDigest]
