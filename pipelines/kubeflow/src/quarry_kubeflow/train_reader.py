@@ -1,11 +1,21 @@
-"""train-reader: check -> fit -> calibrate -> export -> evaluate -> register."""
+"""train-reader: check -> fit -> calibrate -> export -> evaluate -> register as challenger -> gate -> promote if it passed."""
+
+from typing import NamedTuple
 
 from kfp import dsl
 
 from . import steps
+from .resources import acting, heavy, small
 
 
-@dsl.pipeline(name="train-reader", description="Fine-tune, calibrate, export, evaluate and register the span reader.")
+class Result(NamedTuple):
+    """The registered version, and passed or refused."""
+
+    version: str
+    verdict: str
+
+
+@dsl.pipeline(name="train-reader", description="Fine-tune, calibrate, export, evaluate, register and judge the span reader; promote it if the gate lets it.")
 def train_reader(
     data: str,
     mlflow_uri: str,
@@ -14,16 +24,21 @@ def train_reader(
     epochs: float = 2.0,
     learning_rate: float = 3e-5,
     max_seconds: float = 0.0,
+    lora_rank: int = 0,
     min_answered: float = 0.87,
-    alias: str = "champion",
+    max_wrong: float = 0.0,
+    policy: str = "",
     seed: int = 17,
-) -> str:
-    dataset = steps.check_dataset(data=data, held_out=held_out).outputs["dataset"]
-    model = steps.fit_reader(dataset=dataset, base=base, epochs=epochs, learning_rate=learning_rate, max_seconds=max_seconds, seed=seed).outputs["model"]
-    calibration = steps.calibrate_reader(dataset=dataset, model=model, min_answered=min_answered).outputs["calibration"]
-    artefact = steps.export_reader(dataset=dataset, model=model, calibration=calibration, base=base).outputs["artefact"]
-    evaluation = steps.evaluate_reader(dataset=dataset, artefact=artefact).outputs["evaluation"]
-    registered = steps.register_reader(
-        dataset=dataset, model=model, calibration=calibration, artefact=artefact, evaluation=evaluation, mlflow_uri=mlflow_uri, alias=alias
-    )
-    return registered.outputs["Output"]
+) -> Result:
+    dataset = small(steps.check_dataset(data=data, held_out=held_out)).outputs["dataset"]
+    schedule = {"epochs": epochs, "learning_rate": learning_rate, "max_seconds": max_seconds, "lora_rank": lora_rank, "seed": seed}
+    model = heavy(steps.fit_reader(dataset=dataset, base=base, **schedule)).outputs["model"]
+    calibration = heavy(steps.calibrate_reader(dataset=dataset, model=model, min_answered=min_answered, max_wrong=max_wrong)).outputs["calibration"]
+    artefact = heavy(steps.export_reader(dataset=dataset, model=model, calibration=calibration, base=base)).outputs["artefact"]
+    evaluation = heavy(steps.evaluate(dataset=dataset, artefact=artefact)).outputs["evaluation"]
+    made = {"dataset": dataset, "model": model, "artefact": artefact, "evaluation": evaluation}
+    version = acting(small(steps.register_reader(calibration=calibration, mlflow_uri=mlflow_uri, **made))).outputs["Output"]
+    verdict = acting(heavy(steps.gate(version=version, dataset=dataset, policy=policy, mlflow_uri=mlflow_uri))).outputs["Output"]
+    with dsl.If(verdict == "passed", name="passed"):
+        acting(small(steps.promote(version=version, mlflow_uri=mlflow_uri)))
+    return Result(version=version, verdict=verdict)

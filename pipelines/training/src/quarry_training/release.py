@@ -38,13 +38,18 @@ def main() -> None:
     parser.add_argument("--reader", default="models:/reader@champion")
     parser.add_argument("--retriever", default="models:/retriever@champion")
     parser.add_argument("--generation", help="an index generation; by default the retriever's own current one")
+    parser.add_argument("--out", type=Path, help="write the JSON here too")
     args = parser.parse_args()
     try:
         if args.verb == "fetch":
             uri, folder = fetch(args.retriever, args.home)
-            print(json.dumps({"model_version": uri, "folder": str(folder)}))
+            made = json.dumps({"model_version": uri, "folder": str(folder)})
         else:
-            print(json.dumps(release(args.home, args.reader, args.retriever, args.generation).to_dict()))
+            made = json.dumps(release(args.home, args.reader, args.retriever, args.generation).to_dict())
+        print(made)
+        if args.out:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(made)
     except (ManifestError, MlflowException) as error:
         sys.exit(f"not released: {error}")
 
