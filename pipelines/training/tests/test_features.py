@@ -58,8 +58,10 @@ def test_best_span_agrees_with_trying_every_span(n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     start, end, allowed = rng.normal(size=n).astype(np.float32), rng.normal(size=n).astype(np.float32), rng.random(n) < 0.8
     allowed[rng.integers(n)] = True
-    spans = [(i, j) for i in range(n) for j in range(i, min(n, i + predict.MAX_ANSWER_TOKENS)) if allowed[i] and allowed[j]]
-    score, first, last = predict.best_span(start, end, allowed)
+    segments = np.cumsum(rng.random(n) < 0.2)
+    near = [(i, j) for i in range(n) for j in range(i, min(n, i + predict.MAX_ANSWER_TOKENS))]
+    spans = [(i, j) for i, j in near if allowed[i] and allowed[j] and segments[i] == segments[j]]
+    score, first, last = predict.best_span(start, end, allowed, segments)
     assert score == pytest.approx(max(float(start[i] + end[j]) for i, j in spans), abs=1e-5)
     assert (first, last) in spans
 

@@ -31,7 +31,7 @@ def test_messages_are_their_golden_files_both_ways(name: str) -> None:
 
 
 def test_there_are_no_other_golden_files() -> None:
-    assert {p.stem for p in GOLDEN.glob("*.json")} == {*EXAMPLES, "problem"}
+    assert {p.stem for p in GOLDEN.glob("*.json")} == {*EXAMPLES, "problem", "separators"}
 
 
 @pytest.mark.parametrize("cls", MESSAGES, ids=lambda c: c.__name__)

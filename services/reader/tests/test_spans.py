@@ -1,4 +1,7 @@
+import json
 import math
+import re
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 from quarry_contract.manifests import Calibration
 from quarry_contract.messages import ReadPassage
 
-from quarry_reader.spans import Candidate, answers, best_spans, candidates, confidence
+from quarry_reader.spans import Candidate, answers, best_spans, candidates, confidence, separators
 from quarry_reader.windows import Window
 
 CALIBRATION = Calibration(0.5, -0.3, 0.5)
@@ -18,11 +21,13 @@ CALIBRATION = Calibration(0.5, -0.3, 0.5)
 def test_best_spans_agree_with_trying_every_span(n: int, width: int, count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     start, end = rng.normal(size=n).astype(np.float32), rng.normal(size=n).astype(np.float32)
-    every = [(float(start[i] + end[j]), i, j) for i in range(n) for j in range(i, min(n, i + width))]
-    found = best_spans(start, end, width, count)
+    segments = np.cumsum(rng.random(n) < 0.2)
+    every = [(float(start[i] + end[j]), i, j) for i in range(n) for j in range(i, min(n, i + width)) if segments[i] == segments[j]]
+    found = best_spans(start, end, segments, width, count)
     assert found[0][0] == pytest.approx(max(s for s, _, _ in every), abs=1e-5)
     assert [s for s, _, _ in found] == sorted((s for s, _, _ in found), reverse=True)
     for score, i, j in found:
+        assert segments[i] == segments[j]
         assert score == pytest.approx(float(start[i] + end[j]), abs=1e-5)
         assert score == pytest.approx(max(s for s, a, _ in every if a == i), abs=1e-5)
 
@@ -30,9 +35,24 @@ def test_best_spans_agree_with_trying_every_span(n: int, width: int, count: int,
 def test_the_question_and_the_special_tokens_are_never_an_answer() -> None:
     window = Window(0, [1, 2, 3, 4, 5, 6], [0, 0, 0, 1, 1, 1], 3, [(0, 2), (3, 5)])
     loud = np.array([50, 50, 50, 1, 2, 50], np.float32)
-    found = candidates([window], [(loud, loud)], 10, 5)
+    found = candidates([window], [(loud, loud)], ["an old"], 10, 5)
     assert {(c.start, c.end) for c in found} <= {(0, 2), (3, 5), (0, 5)}
     assert found[0].null_score == 100
+
+
+def test_no_answer_runs_over_a_paragraph_or_the_cells_of_a_table() -> None:
+    text = "Type | Load\nM16 | 18"
+    words = [(m.start(), m.end()) for m in re.finditer(r"\S+", text)]
+    window = Window(0, list(range(2 + len(words))), [0, 0] + [1] * len(words), 2, words)
+    start, end = (np.zeros(2 + len(words), np.float32) for _ in range(2))
+    start[2 + 3], end[2 + 5] = 9, 9  # from M16 to 18, the whole row
+    found = candidates([window], [(start, end)], [text], 10, 9)
+    assert {text[c.start : c.end] for c in found} == {"Type", "|", "Load", "M16", "18"}
+
+
+def test_separators_are_where_the_contract_says() -> None:
+    for case in json.loads(files("quarry_contract").joinpath("golden", "separators.json").read_text()):
+        assert separators(case["text"]) == case["separators"], case
 
 
 def test_ranking_across_passages_is_by_raw_logit_and_null_is_the_lowest_window_of_the_passage() -> None:
@@ -41,7 +61,7 @@ def test_ranking_across_passages_is_by_raw_logit_and_null_is_the_lowest_window_o
         return Window(passage, [1, 2, 3, 4], [0, 0, 1, 1], 2, [(0, 3)]), (logits, logits)
 
     windows, outputs = zip(one(0, 8, 6), one(0, 2, -4), one(1, 9, 7), strict=True)
-    found = candidates(windows, outputs, 10, 5)
+    found = candidates(windows, outputs, ["one", "two"], 10, 5)
     spans = answers(found, [ReadPassage("a", "one"), ReadPassage("b", "two")], CALIBRATION, 5)
     assert [s.text for s in spans] == ["two", "one"]
     assert spans[0].confidence == pytest.approx(confidence(9 - 7, CALIBRATION))

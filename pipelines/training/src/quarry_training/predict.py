@@ -1,8 +1,10 @@
 """Best spans of a reader on given contexts, over PyTorch or ONNX Runtime: for calibration and evaluation offline."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from .features import encode_pair
 from .squad import Example
 
 MAX_ANSWER_TOKENS = 48
+_BREAKS = re.compile(r"\n\n| \| ")
+_CELLS = " | "
 TOKENS_PER_BATCH = 4096
 
 Array = np.ndarray[Any, Any]
@@ -73,24 +77,43 @@ def predict(logits: Logits, tokenizer: Tokenizer, examples: Sequence[Example]) -
         windows += [(i, w) for w in encode_pair(tokenizer, example)]
     best: dict[int, tuple[float, int, int]] = {}
     null: dict[int, float] = {}
+    breaks = [separators(e.context) for e in examples]
     for batch in _by_length(windows):
         starts, ends = _run(logits, [w for _, w in batch])
         for row, (i, window) in enumerate(batch):
             n = len(window.ids)
-            score, first, last = best_span(starts[row, :n], ends[row, :n], np.array([s == 1 for s in window.sequence_ids]))
+            allowed = np.array([s == 1 for s in window.sequence_ids])
+            segments = np.searchsorted(breaks[i], [a for a, _ in window.offsets], side="right")
+            score, first, last = best_span(starts[row, :n], ends[row, :n], allowed, segments)
             null[i] = min(null.get(i, np.inf), float(starts[row, 0] + ends[row, 0]))
             if i not in best or score > best[i][0]:
                 best[i] = (score, window.offsets[first][0], window.offsets[last][1])
     return [Prediction(e, e.context[best[i][1] : best[i][2]], best[i][1], best[i][2], best[i][0], null[i]) for i, e in enumerate(examples)]
 
 
-def best_span(start: Array, end: Array, allowed: Array) -> tuple[float, int, int]:
-    """(score, first, last) maximising start[first] + end[last], first <= last < first + MAX_ANSWER_TOKENS, both allowed."""
+def separators(text: str) -> list[int]:
+    """Positions that no answer spans, in order, as the reader service has them: paragraph breaks, table bars, row ends."""
+    found = {at for m in _BREAKS.finditer(text) for at in (m.start(), m.end() - 1)}
+    at = 0
+    for line, following in pairwise(text.split("\n")):
+        at += len(line)
+        if _CELLS in line or _CELLS in following:
+            found.add(at)
+        at += 1
+    return sorted(found)
+
+
+def best_span(start: Array, end: Array, allowed: Array, segments: Array) -> tuple[float, int, int]:
+    """(score, first, last) maximising start[first] + end[last], first <= last < first + MAX_ANSWER_TOKENS, both allowed, in one segment.
+
+    `segments` (tokens,) numbers the stretches of text between separators, in rising order.
+    """
     n = len(start)
     start = np.where(allowed, start, -1e9)
-    end = np.where(allowed, end, -1e9)
-    padded = np.concatenate([end, np.full(MAX_ANSWER_TOKENS, -1e9)])
-    banded = np.lib.stride_tricks.sliding_window_view(padded, MAX_ANSWER_TOKENS)[:n]
+    padded = np.concatenate([np.where(allowed, end, -1e9), np.full(MAX_ANSWER_TOKENS, -1e9)])
+    numbers = np.concatenate([segments, np.full(MAX_ANSWER_TOKENS, -1)])
+    same = np.lib.stride_tricks.sliding_window_view(numbers, MAX_ANSWER_TOKENS)[:n] == segments[:, None]
+    banded = np.where(same, np.lib.stride_tricks.sliding_window_view(padded, MAX_ANSWER_TOKENS)[:n], -1e9)
     totals = start + banded.max(axis=1)
     first = int(totals.argmax())
     return float(totals[first]), first, first + int(banded[first].argmax())

@@ -5,6 +5,7 @@ import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from quarry_contract.manifests import Calibration
@@ -13,6 +14,8 @@ from quarry_runtime.session import Array
 
 from .windows import Window
 
+_BREAKS = re.compile(r"\n\n| \| ")
+_CELLS = " | "
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -28,29 +31,53 @@ class Candidate:
     null_score: float  # of its passage: the lowest over its windows
 
 
-def candidates(windows: Sequence[Window], outputs: Sequence[Sequence[Array]], max_answer_tokens: int, per_window: int) -> list[Candidate]:
-    """The best spans of every window. `outputs[i]` are start and end logits of window i, each (tokens,)."""
+def separators(text: str) -> list[int]:
+    """Positions that no answer spans, in order: paragraph breaks, the bars between a table's cells, and the ends of its rows.
+
+    A bar has one on each side, so that it belongs to neither cell.
+    """
+    found = {at for m in _BREAKS.finditer(text) for at in (m.start(), m.end() - 1)}
+    at = 0
+    for line, following in pairwise(text.split("\n")):
+        at += len(line)
+        if _CELLS in line or _CELLS in following:
+            found.add(at)
+        at += 1
+    return sorted(found)
+
+
+def candidates(
+    windows: Sequence[Window], outputs: Sequence[Sequence[Array]], texts: Sequence[str], max_answer_tokens: int, per_window: int
+) -> list[Candidate]:
+    """The best spans of every window. `outputs[i]` are start and end logits of window i, each (tokens,); `texts` are the passages'."""
     null: dict[int, float] = {}
     for window, (start, end) in zip(windows, outputs, strict=True):
         null[window.passage] = min(null.get(window.passage, math.inf), float(start[0] + end[0]))
+    breaks = {passage: separators(texts[passage]) for passage in null}
     found = []
     for window, (start, end) in zip(windows, outputs, strict=True):
         inside = slice(window.first, window.first + len(window.offsets))
-        for score, first, last in best_spans(start[inside], end[inside], max_answer_tokens, per_window):
+        segments = np.searchsorted(breaks[window.passage], [a for a, _ in window.offsets], side="right")
+        for score, first, last in best_spans(start[inside], end[inside], segments, max_answer_tokens, per_window):
             a, b = window.offsets[first][0], window.offsets[last][1]
             if a < b:
                 found.append(Candidate(window.passage, a, b, score, null[window.passage]))
     return found
 
 
-def best_spans(start: Array, end: Array, max_tokens: int, count: int) -> list[tuple[float, int, int]]:
-    """The `count` best (start[i] + end[j], i, j) with i <= j < i + max_tokens, best first; one span per first token."""
+def best_spans(start: Array, end: Array, segments: Array, max_tokens: int, count: int) -> list[tuple[float, int, int]]:
+    """The `count` best (start[i] + end[j], i, j) with i <= j < i + max_tokens in one segment, best first; one span per first token.
+
+    `segments` (tokens,) numbers the stretches of text between separators, in rising order.
+    """
     n = len(start)
     if n == 0:
         return []
     width = min(max_tokens, n)
     padded = np.concatenate([end, np.full(width - 1, -np.inf, end.dtype)])
-    banded = np.lib.stride_tricks.sliding_window_view(padded, width)
+    numbers = np.concatenate([segments, np.full(width - 1, -1, segments.dtype)])
+    same = np.lib.stride_tricks.sliding_window_view(numbers, width) == segments[:, None]
+    banded = np.where(same, np.lib.stride_tricks.sliding_window_view(padded, width), -np.inf)
     totals = start + banded.max(axis=1)
     firsts = np.argsort(-totals, kind="stable")[:count]
     return [(float(totals[i]), int(i), int(i + banded[i].argmax())) for i in firsts]
