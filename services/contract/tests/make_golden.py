@@ -27,7 +27,7 @@ CITATION = ms.Citation(
 CHUNKER = mf.Chunker("sentences", 1, 200, 1)
 FILE = mf.FileDigest("b" * 64, 1234)
 EXAMPLES: dict[str, Message] = {
-    "read_request": ms.ReadRequest("At what wind speed does lifting stop?", (ms.ReadPassage("9f2c", PASSAGE.text, "Tower crane erection - 4 Wind"),), 3),
+    "read_request": ms.ReadRequest("At what wind speed does lifting stop?", (ms.ReadPassage("9f2c", PASSAGE.text, "Tower crane erection - 4 Wind"),), 3, 0.3),
     "read_response": ms.ReadResponse(
         (ms.Span("14 m/s", 11.5, 0.93, (ms.Evidence("9f2c", 38, 44), ms.Evidence("77aa", 4, 10))),), False, 1.25, 0.4, 41, "models:/reader/3"
     ),

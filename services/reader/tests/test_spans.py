@@ -68,6 +68,14 @@ def test_ranking_across_passages_is_by_raw_logit_and_null_is_the_lowest_window_o
     assert spans[1].confidence == pytest.approx(confidence(8 - -4, CALIBRATION))
 
 
+def test_a_passage_found_first_is_believed_by_so_much_more() -> None:
+    passages = [ReadPassage("a", "one"), ReadPassage("b", "two"), ReadPassage("c", "six")]
+    found = [Candidate(0, 0, 3, 5.0, 0), Candidate(1, 0, 3, 5.2, 0), Candidate(2, 0, 3, 5.9, 0)]
+    assert [s.text for s in answers(found, passages, CALIBRATION, 3)] == ["six", "two", "one"]
+    assert [s.text for s in answers(found, passages, CALIBRATION, 3, rank_weight=0.3)] == ["six", "one", "two"]
+    assert answers(found, passages, CALIBRATION, 3, rank_weight=0.3)[0].score == 5.9
+
+
 def test_overlapping_spans_become_the_best_and_the_same_words_elsewhere_become_evidence() -> None:
     passages = [ReadPassage("a", "the Blue Crane."), ReadPassage("b", "a blue crane, and more")]
     found = [Candidate(0, 4, 14, 9, 0), Candidate(0, 4, 8, 8, 0), Candidate(1, 2, 12, 7, 0), Candidate(1, 18, 22, 3, 0)]

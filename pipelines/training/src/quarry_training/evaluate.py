@@ -19,7 +19,7 @@ from .calibrate import RIGHT_F1, confidence, contexts_of, open_book
 from .evaluate_retriever import retriever_rows
 from .features import load_tokenizer
 from .formats import artefact_digest
-from .predict import Array, Logits, Prediction, onnx_logits, predict
+from .predict import Array, Logits, Prediction, best_answer, onnx_logits, predict
 from .results import Evaluation, Row, document_of, key_of, write_rows
 from .slices import dates, slices_of
 from .squad import Example
@@ -72,7 +72,7 @@ def _reader_rows(artefact: Path, manifest: ModelManifest, questions: QuestionSet
     rows = []
     for example, book, slices in zip(tqdm(examples, desc="questions", mininterval=2), books, questions.slices, strict=True):
         reading.tokens, began = 0, time.perf_counter()
-        best = max(predict(reading, tokenizer, book), key=lambda p: p.score)
+        best = best_answer(predict(reading, tokenizer, book))
         milliseconds = 1000 * (time.perf_counter() - began)
         values = _values(example, best, manifest.calibration)
         if passages > 1 and example.answers:

@@ -17,6 +17,7 @@ from .features import encode_pair
 from .squad import Example
 
 MAX_ANSWER_TOKENS = 48
+RANK_WEIGHT = 0.3  # as in the gateway's extractive.yaml; chosen on the sample corpus's dev split
 _BREAKS = re.compile(r"\n\n| \| ")
 _CELLS = " | "
 TOKENS_PER_BATCH = 4096
@@ -89,6 +90,11 @@ def predict(logits: Logits, tokenizer: Tokenizer, examples: Sequence[Example]) -
             if i not in best or score > best[i][0]:
                 best[i] = (score, window.offsets[first][0], window.offsets[last][1])
     return [Prediction(e, e.context[best[i][1] : best[i][2]], best[i][1], best[i][2], best[i][0], null[i]) for i, e in enumerate(examples)]
+
+
+def best_answer(predictions: Sequence[Prediction]) -> Prediction:
+    """The best of one question's predictions on its passages, in retrieval order, ranked as the gateway has the reader rank them."""
+    return max(enumerate(predictions), key=lambda found: found[1].score - RANK_WEIGHT * found[0])[1]
 
 
 def separators(text: str) -> list[int]:

@@ -16,6 +16,7 @@ MAX_QUESTION_CHARS = 2_000
 MAX_PASSAGES = 200
 MAX_PASSAGE_CHARS = 100_000
 MAX_HEADING_CHARS = 1_000
+MAX_RANK_WEIGHT = 100
 MAX_TOP_K = 100
 MAX_RANGES = 200
 MAX_FILTERS = 20
@@ -48,15 +49,21 @@ class ReadPassage(Message):
 
 @dataclass(frozen=True)
 class ReadRequest(Message):
-    """Question and passages, in retrieval order."""
+    """Question and passages, in retrieval order.
+
+    Answers are ordered by raw logits, less `rank_weight` for every passage that stands before theirs: what was found
+    first is likelier to hold the answer. 0 = the order of the passages says nothing.
+    """
 
     question: str
     passages: tuple[ReadPassage, ...]
     top_k: int = 3
+    rank_weight: float = 0.0  # in logits
 
     def __post_init__(self) -> None:
         _check_question(self.question)
         _check_between("top_k", self.top_k, 1, MAX_TOP_K)
+        _check_between("rank_weight", self.rank_weight, 0, MAX_RANK_WEIGHT)
         if not 1 <= len(self.passages) <= MAX_PASSAGES:
             raise invalid(f"passages must hold 1 to {MAX_PASSAGES} entries")
         if any(len(p.text) > MAX_PASSAGE_CHARS for p in self.passages):

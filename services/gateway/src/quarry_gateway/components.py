@@ -58,7 +58,13 @@ class SeldonRetriever:
 
 @component
 class SeldonReader:
-    """Passages to spans, by the reader service. `reading` is None when the reader is away or there was nothing to read."""
+    """Passages to spans, by the reader service. `reading` is None when the reader is away or there was nothing to read.
+
+    `rank_weight` is how many logits a passage found earlier is believed more (contract: ReadRequest).
+    """
+
+    def __init__(self, rank_weight: float = 0.3) -> None:
+        self.rank_weight = rank_weight
 
     @component.output_types(documents=list[Document], reading=ReadResponse | None, degraded=list[str])
     async def run_async(self, query: str, documents: list[Document], top_k: int = 3) -> dict[str, Any]:
@@ -70,7 +76,7 @@ class SeldonReader:
         call = CALL.get()
         if not documents:
             return {"documents": [], "reading": None, "degraded": []}
-        request = ReadRequest(query, tuple(ReadPassage(d.id, d.content or "", heading(d)) for d in documents), top_k)
+        request = ReadRequest(query, tuple(ReadPassage(d.id, d.content or "", heading(d)) for d in documents), top_k, self.rank_weight)
         try:
             reading = await call.read(request)
         except QuarryError as error:

@@ -97,7 +97,7 @@ class Reader:
         rows = [(w.ids, w.types) for w in windows]
         outputs = await self.scheduler.submit(rows, deadline) if rows else []
         found = spans.candidates(windows, outputs, texts, self.manifest.max_answer_tokens, max(SPANS_PER_WINDOW, request.top_k))
-        best = spans.answers(found, request.passages, self._calibration, request.top_k)
+        best = spans.answers(found, request.passages, self._calibration, request.top_k, request.rank_weight)
         null = min((c.null_score for c in found), default=0.0)
         abstained = not best or best[0].confidence < self._calibration.threshold
         tokens = sum(len(ids) for ids, _ in rows)

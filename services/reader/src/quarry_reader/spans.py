@@ -83,11 +83,6 @@ def best_spans(start: Array, end: Array, segments: Array, max_tokens: int, count
     return [(float(totals[i]), int(i), int(i + banded[i].argmax())) for i in firsts]
 
 
-def rank_score(candidate: Candidate) -> float:
-    """What answers are ordered by, across passages: the raw start + end logit, never a per-window softmax."""
-    return candidate.score
-
-
 def confidence(margin: float, calibration: Calibration) -> float:
     """Calibrated probability that an answer with this margin over the null score is right."""
     z = calibration.slope * margin + calibration.bias
@@ -100,11 +95,14 @@ def normalised(text: str) -> str:
     return bare or text
 
 
-def answers(found: Sequence[Candidate], passages: Sequence[ReadPassage], calibration: Calibration, top_k: int) -> list[Span]:
-    """The `top_k` best answers: overlapping spans merged into the best, the same words elsewhere joined as further evidence."""
+def answers(found: Sequence[Candidate], passages: Sequence[ReadPassage], calibration: Calibration, top_k: int, rank_weight: float = 0.0) -> list[Span]:
+    """The `top_k` best answers: overlapping spans merged into the best, the same words elsewhere joined as further evidence.
+
+    Ordered across passages by raw start + end logit, never by a per-window softmax, less `rank_weight` for each passage before theirs.
+    """
     kept: dict[int, list[Candidate]] = {}
     by_text: dict[str, list[Candidate]] = {}
-    for candidate in sorted(found, key=lambda c: (-rank_score(c), c.passage, c.start, c.end)):
+    for candidate in sorted(found, key=lambda c: (c.passage * rank_weight - c.score, c.passage, c.start, c.end)):
         own = kept.setdefault(candidate.passage, [])
         if any(c.start < candidate.end and candidate.start < c.end for c in own):
             continue
