@@ -108,7 +108,7 @@ def test_from_data_to_a_release_and_a_bad_reader_changes_nothing(loop: Loop) -> 
     assert loop.outputs("train-reader", *reading(loop)) == first  # the same again registers nothing anew
     assert loop.versions("reader") == 1
 
-    worse = loop.run("train-reader", *reading(loop, learning_rate="1e-7"))
+    worse = loop.run("train-reader", *reading(loop, epochs="12"))
     assert worse.returncode == 3, worse.stdout[-3000:]
     assert "refused: " in worse.stdout
     assert "Traceback" not in worse.stderr

@@ -95,7 +95,8 @@ def _add(args: argparse.Namespace) -> str:
     losses: list[float] = []
     if args.model:
         params = json.loads((args.model / "fit.json").read_text())["settings"]
-        losses = json.loads((args.model / "losses.json").read_text())
+        curve = args.model / "losses.json"  # not every kind of model has one
+        losses = json.loads(curve.read_text()) if curve.exists() else []
     metrics = json.loads(args.evaluation.read_text()) if args.evaluation else {}
     attachments = [p for p in (args.report, args.evaluation) if p]
     attachments += sorted(args.calibration.glob("*.png")) if args.calibration else []
