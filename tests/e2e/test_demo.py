@@ -50,15 +50,15 @@ def test_evaluation_on_the_sample_corpus_stays_above_its_floors(stack: Stack) ->
     printed = stack.make("-s", "eval", "DATA=examples/questions/test.json").stdout
     result = json.loads(printed.strip().splitlines()[-1])
     # Floors under what is measured (docs/measurements.md), so that a regression shows; the goals are higher.
-    assert result["f1"] >= 58
+    assert result["f1"] >= 68
     assert result["recall_at_k"] >= 0.95
-    assert result["abstained_of_unanswerable"] >= 0.55
-    assert result["answered_of_answerable"] >= 0.75
+    assert result["abstained_of_unanswerable"] >= 0.6
+    assert result["answered_of_answerable"] >= 0.85
 
 
 def test_the_reader_alone_on_gold_paragraphs(stack: Stack) -> None:
     result = json.loads(stack.make("-s", "eval-reader", "DATA=examples/questions/dev.json").stdout.strip().splitlines()[-1])
-    assert result["answerable_f1"] >= 60
+    assert result["answerable_f1"] >= 68
 
 
 def test_make_ask_answers_and_abstains(stack: Stack) -> None:
