@@ -103,11 +103,13 @@ eval-reader: pipelines/training/.venv/.ready ## The reader alone on gold paragra
 	@test -f "$(DATA)" || { echo 'say with what: make eval-reader DATA=squad.json'; exit 2; }
 	@$(TRAINING) quarry_training.evaluate_served --data "$(DATA)" --reader "$$($(STACK) url reader)"
 
-gate: pipelines/training/.venv/.ready ## May it replace the champion? make gate CHALLENGER=models:/reader/2 [CHAMPION=models:/reader@champion] DATA=squad.json [POLICY=file]
-	@test -n "$(CHALLENGER)" -a -f "$(DATA)" || { echo 'say what on what: make gate CHALLENGER=folder|models:/reader/N [CHAMPION=...] DATA=squad.json'; exit 2; }
+gate: pipelines/training/.venv/.ready ## May it replace the champion? If so, it does: make gate CHALLENGER=models:/reader/2 DATA=squad.json [POLICY=file]; or of folders: CHALLENGER=dir CHAMPION=dir
+	@test -n "$(CHALLENGER)" -a -f "$(DATA)" || { echo 'say what on what: make gate CHALLENGER=models:/reader/N|folder [CHAMPION=...] DATA=squad.json'; exit 2; }
 	@$(if $(findstring models:/,$(CHALLENGER) $(CHAMPION)),$(STACK) up mlflow)
-	@$(TRAINING) quarry_training.gate --challenger "$(CHALLENGER)" $(if $(CHAMPION),--champion "$(CHAMPION)") --data "$(DATA)" \
-	  $(if $(POLICY),--policy "$(POLICY)") --home "$(QUARRY_HOME)" --out "$(or $(OUT),$(QUARRY_HOME)/gate)"
+	@out="$(or $(OUT),$(QUARRY_HOME)/gate)"; verdict=0; $(TRAINING) quarry_training.gate --challenger "$(CHALLENGER)" \
+	  $(if $(CHAMPION),--champion "$(CHAMPION)",$(if $(findstring models:/,$(CHALLENGER)),--against-champion)) --data "$(DATA)" \
+	  $(if $(POLICY),--policy "$(POLICY)") --home "$(QUARRY_HOME)" --out "$$out" || verdict=$$?; \
+	$(if $(findstring models:/,$(CHALLENGER)),test $$verdict -gt 1 || $(TRAINING) quarry_training.promote "$(CHALLENGER)" --verdict "$$out/gate.json" || test $$verdict = 1;) exit $$verdict
 
 release: $(SERVING:%=%/.venv/.ready) pipelines/training/.venv/.ready ## Bind reader, retriever and its index, make it live: make release [READER=models:/reader/N] [RETRIEVER=models:/retriever/N] [LIVE=no]
 	@$(STACK) up mlflow
