@@ -122,12 +122,12 @@ def test_bad_input_is_a_clear_error(tiny_reader: Path, tmp_path: Path, monkeypat
     torch.save({}, pickled / "pytorch_model.bin")
     base = ["--base", str(tiny_reader), "--out", str(out)]
     assert "No such file" in (run(monkeypatch, *base, "--data", str(tmp_path / "no.json")) or "")
-    assert "pickled weights are never loaded" in (run(monkeypatch, "--base", str(pickled), "--out", str(out), "--data", str(data)) or "")
+    assert "may run code and is never loaded" in (run(monkeypatch, "--base", str(pickled), "--out", str(out), "--data", str(data)) or "")
     assert "neither a folder nor" in (run(monkeypatch, "--base", "a/b/c", "--out", str(out), "--data", str(data)) or "")
     for name, content, reason in (
         ("config.json", '{"model_type": "vit", "max_position_embeddings": 128}', "not an encoder"),
         ("config.json", '{"model_type": "bert"}', "config.json has no 'max_position_embeddings'"),
-        ("model.safetensors", "truncated", "not an encoder"),
+        ("model.safetensors", "truncated", "is not what its name says"),
         ("tokenizer.json", "{}", "its tokenizer.json cannot be read"),
     ):
         damaged = shutil.copytree(tiny_reader, tmp_path / "damaged", dirs_exist_ok=True)
