@@ -6,7 +6,6 @@ from processes import HOME, url
 from quarry_contract.releases import read_release, release_path
 
 QUESTIONS = [
-    "How deep is the drainage sump SP2 on basement level 2?",
     "Who is the fire safety coordinator for the site?",
     "How many of the induction test questions does a new starter have to get right?",
     "What is the value of the scaffolding subcontract?",
