@@ -39,7 +39,7 @@ STACK := $(CURDIR)/services/contract/.venv/bin/python local/stack.py
 STAMPS := $(QUARRY_HOME)/stamps
 # How a pipeline ends whose model the gate refused: the champion stays.
 REFUSED := 3
-CHAMPION = models:/$(1)@champion
+CHAMPION_OF = models:/$(1)@champion
 FIELD = $(CURDIR)/services/contract/.venv/bin/python -c 'import json, sys; print(json.loads(sys.stdin.read().splitlines()[-1])[sys.argv[1]])'
 # What is ingested is encoded by the live release's retriever; before the first release, by the one published first.
 LIVE_RETRIEVER = d="$$($(STACK) live retriever-dir)"; d="$${d:-$$(cat $(STAMPS)/retriever)}"; $(INGEST)
@@ -82,13 +82,13 @@ train: $(PIPELINES:%=%/.venv/.ready) ## Fine-tune, register, judge and serve a r
 	@$(STACK) up mlflow
 	@$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" --set data="$(abspath $(DATA))" mlflow_uri="$$MLFLOW_TRACKING_URI" \
 	  base="$(or $(BASE),quarry-base)" epochs=$(or $(EPOCHS),2) learning_rate=$(or $(RATE),3e-5) $(SET) $(PROGRESS)
-	@$(MAKE) serve READER=$(call CHAMPION,reader)
+	@$(MAKE) serve READER=$(call CHAMPION_OF,reader)
 
 train-retriever: $(PIPELINES:%=%/.venv/.ready) ## Fine-tune, register and judge a DPR retriever: make train-retriever DATA=squad.json [SET="epochs=2 separate=true"]
 	@test -f "$(DATA)" || { echo 'say on what: make train-retriever DATA=squad.json'; exit 2; }
 	@$(MAKE) $(STAMPS)/retriever
 	@$(KUBEFLOW) run train-retriever --root "$(QUARRY_HOME)/pipelines" --set data="$(abspath $(DATA))" mlflow_uri="$$MLFLOW_TRACKING_URI" $(SET) $(PROGRESS)
-	@echo 'serve it: make release RETRIEVER=$(call CHAMPION,retriever)'
+	@echo 'serve it: make release RETRIEVER=$(call CHAMPION_OF,retriever)'
 
 submit: pipelines/kubeflow/.venv/.ready ## Run a pipeline on a Kubeflow server: make submit KFP_HOST=url PIPELINE=train-reader SET="data=s3://... mlflow_uri=..." [SCHEDULE="0 0 2 * * *"]
 	@test -n "$(KFP_HOST)" -a -n "$(PIPELINE)" || { echo 'say where and what: make submit KFP_HOST=url PIPELINE=train-reader SET="key=value ..."'; exit 2; }
@@ -114,7 +114,7 @@ gate: pipelines/training/.venv/.ready ## May it replace the champion? If so, it 
 release: $(SERVING:%=%/.venv/.ready) pipelines/training/.venv/.ready ## Bind reader, retriever and its index, make it live: make release [READER=models:/reader/N] [RETRIEVER=models:/retriever/N] [LIVE=no]
 	@$(STACK) up mlflow
 	@$(if $(RETRIEVER),$(MAKE) reindex)
-	@$(call BIND,$(or $(READER),$(call CHAMPION,reader)),$(or $(RETRIEVER),$(call CHAMPION,retriever)))
+	@$(call BIND,$(or $(READER),$(call CHAMPION_OF,reader)),$(or $(RETRIEVER),$(call CHAMPION_OF,retriever)))
 
 promote: $(SERVING:%=%/.venv/.ready) ## Make an existing release live, without a pause: make promote RELEASE=id
 	@test -n "$(RELEASE)" || { echo 'say which: make promote RELEASE=id; there are:'; $(STACK) releases; exit 2; }
