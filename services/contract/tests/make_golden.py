@@ -31,13 +31,15 @@ EXAMPLES: dict[str, Message] = {
     "read_response": ms.ReadResponse(
         (ms.Span("14 m/s", 11.5, 0.93, (ms.Evidence("9f2c", 38, 44), ms.Evidence("77aa", 4, 10))),), False, 1.25, 0.4, 41, "models:/reader/3"
     ),
-    "search_request": ms.SearchRequest("wind speed", 5, "hybrid", {"format": ("pdf", "docx"), "page": 3}),
+    "search_query": ms.SearchQuery("wind speed", 5, "hybrid", {"format": ("pdf", "docx"), "page": 3}),
+    "search_request": ms.SearchRequest("wind speed", 5, "hybrid", {"format": ("pdf", "docx"), "page": 3}, ("group:site-team", "user:a.meier")),
     "search_response": ms.SearchResponse((ms.ScoredPassage(PASSAGE, 0.0325),), "c716f9ac051329b9", "models:/retriever/1", ("dense",)),
-    "document_request": ms.DocumentRequest((ms.TextRange("ms-014.pdf", 158, 164, "a" * 64),)),
+    "document_request": ms.DocumentRequest((ms.TextRange("ms-014.pdf", 158, 164, "a" * 64),), ("group:site-team",)),
     "document_response": ms.DocumentResponse((ms.DocumentText("ms-014.pdf", "a" * 64, "Erection of tower crane TC1", 20_000, 158, 164, "14 m/s"),)),
     "answer_request": ms.AnswerRequest("At what wind speed does lifting stop?", min_confidence=0.5),
     "answer_response": ms.AnswerResponse((ms.Answer("14 m/s", 0.93, 11.5, (CITATION,)),), False, "f8d74ec1693a", "r-1"),
     "abstention": ms.AnswerResponse((), True, "f8d74ec1693a", "r-2", "not_confident"),
+    "job": ms.Job("j-1", "ms-014.pdf", "put", "failed", "2026-11-25T12:00:00+00:00", "2026-11-25T12:00:01+00:00", "a" * 64, None, "encrypted", "a password"),
     "model_manifest": mf.ModelManifest(
         "reader",
         "reader",
@@ -52,7 +54,7 @@ EXAMPLES: dict[str, Message] = {
         "generator", "generator", "a-language-model", "2026-11-23T00:00:00+00:00", {"adapter_model.safetensors": FILE}, 512, data_digest="a" * 64
     ),
     "index_manifest": mf.IndexManifest(
-        "c716f9ac051329b9", "2026-11-23T00:00:00+00:00", "d" * 64, 3, CHUNKER, 38, 405, {"passages.db": FILE}, "canary", (0.6, 0.8, 0.0)
+        "c716f9ac051329b9", "2026-11-23T00:00:00+00:00", "d" * 64, 3, CHUNKER, 1, "canary", (0.6, 0.8, 0.0)
     ),
     "release_manifest": mf.ReleaseManifest(
         "f8d74ec1693a",

@@ -34,9 +34,7 @@ def model(home: Path, kind: str, version: int = 1, content: bytes = b"weights") 
 def index(home: Path, generation: str, encoder_digest: str) -> None:
     folder = home / "index" / generation
     folder.mkdir(parents=True)
-    (folder / "passages.db").write_bytes(b"rows")
-    files = {"passages.db": digest_file(folder / "passages.db")}
-    write_manifest(folder / INDEX_MANIFEST, IndexManifest(generation, "now", encoder_digest, 2, Chunker("s", 1, 9, 1), 1, 1, files, "c", (0.0, 1.0)))
+    write_manifest(folder / INDEX_MANIFEST, IndexManifest(generation, "now", encoder_digest, 2, Chunker("s", 1, 9, 1), 1, "c", (0.0, 1.0)))
 
 
 @pytest.fixture
@@ -60,7 +58,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "it was changed": lambda path: path.write_text(path.read_text().replace("0.25", "0.1")),
     "is not the reader of release": lambda path: model(path.parents[2], "reader", 1, b"others"),
     "model.onnx does not have the digest": lambda path: (path.parents[2] / "models/retriever/1/model.onnx").write_bytes(b"damaged"),
-    "passages.db does not have the digest": lambda path: (path.parents[2] / "index/g1/passages.db").write_bytes(b"damaged"),
+    "encoded by another retriever": lambda path: (path.parents[2] / "index/g1/index.json").write_bytes((path.parents[2] / "index/g2/index.json").read_bytes()),
     "models:/reader/1 in .* cannot be read": lambda path: (path.parents[2] / "models/reader/1/model.json").unlink(),
 }
 

@@ -80,18 +80,24 @@ class Chunker(Message):
 
 @dataclass(frozen=True)
 class IndexManifest(Message):
-    """`index.json` of one index generation. `encoder_digest` must be the serving retriever's model digest."""
+    """`index.json` of one index generation: what its contents are made with, never what they are (`index.db` changes in place).
+
+    `generation` is derived from encoder, chunker and schema; `encoder_digest` must be the serving retriever's model digest.
+    """
 
     generation: str
     created: str
     encoder_digest: str
     dimension: int
     chunker: Chunker
-    documents: int
-    passages: int
-    files: dict[str, FileDigest]
+    schema: int  # of index.db
     canary_text: str  # encoding this anew must give canary_vector
     canary_vector: tuple[float, ...]
+
+
+def generation_name(encoder_digest: str, chunker: Chunker, schema: int) -> str:
+    """16 hex digits: what is encoded alike and cut alike belongs in one generation."""
+    return digest_of([encoder_digest, chunker.to_dict(), schema])[:16]
 
 
 @dataclass(frozen=True)

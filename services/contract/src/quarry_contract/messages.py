@@ -20,6 +20,8 @@ MAX_RANK_WEIGHT = 100
 MAX_TOP_K = 100
 MAX_RANGES = 200
 MAX_FILTERS = 20
+MAX_PRINCIPALS = 1_000
+MAX_PRINCIPAL_CHARS = 256
 
 HEADER_REQUEST_ID = "X-Request-Id"
 HEADER_RELEASE = "X-Quarry-Release"  # the release that answered
@@ -31,6 +33,13 @@ def _check_question(question: str) -> None:
         raise invalid("question is empty")
     if len(question) > MAX_QUESTION_CHARS:
         raise QuarryError(ErrorCode.TOO_LARGE, f"question is longer than {MAX_QUESTION_CHARS} characters")
+
+
+def _check_principals(principals: tuple[str, ...]) -> None:
+    if len(principals) > MAX_PRINCIPALS:
+        raise invalid(f"principals holds more than {MAX_PRINCIPALS} entries")
+    if not all(0 < len(p) <= MAX_PRINCIPAL_CHARS for p in principals):
+        raise invalid(f"a principal must have 1 to {MAX_PRINCIPAL_CHARS} characters")
 
 
 def _check_between(name: str, value: float, low: float, high: float) -> None:
@@ -130,8 +139,11 @@ class ScoredPassage(Message):
 
 
 @dataclass(frozen=True)
-class SearchRequest(Message):
-    """`filters`: metadata field -> value, or list of values of which one must match. document_id, title, section and page may be filtered too."""
+class SearchQuery(Message):
+    """A client's search (POST /v1/search). `filters`: metadata field -> value, or list of values of which one must match.
+
+    document_id, title, section and page may be filtered too.
+    """
 
     question: str
     top_k: int = 5
@@ -143,6 +155,20 @@ class SearchRequest(Message):
         _check_between("top_k", self.top_k, 1, MAX_TOP_K)
         if len(self.filters) > MAX_FILTERS:
             raise invalid(f"filters holds more than {MAX_FILTERS} fields")
+
+
+@dataclass(frozen=True)
+class SearchRequest(SearchQuery):
+    """What the gateway asks the retriever: a query, and who asks. A passage is found only by one of its document's principals.
+
+    `principals` come from the caller's verified token, never from the caller; everyone has "*" besides.
+    """
+
+    principals: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_principals(self.principals)
 
 
 @dataclass(frozen=True)
@@ -171,11 +197,13 @@ class TextRange(Message):
 
 @dataclass(frozen=True)
 class DocumentRequest(Message):
-    """Asks the retriever for exact words of documents."""
+    """Asks the retriever for exact words of documents, for a caller with these principals."""
 
     ranges: tuple[TextRange, ...]
+    principals: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_principals(self.principals)
         if not 1 <= len(self.ranges) <= MAX_RANGES:
             raise invalid(f"ranges must hold 1 to {MAX_RANGES} entries")
 
@@ -196,7 +224,7 @@ class DocumentText(Message):
 
 @dataclass(frozen=True)
 class DocumentResponse(Message):
-    """One entry per range asked, in order; None where there is no such document or version."""
+    """One entry per range asked, in order; None where there is no such document or version, or not for this caller."""
 
     texts: tuple[DocumentText | None, ...]
 
@@ -214,7 +242,7 @@ class AnswerRequest(Message):
     stream: bool = False
 
     def __post_init__(self) -> None:
-        SearchRequest(self.question, self.top_k, self.retrieval, self.filters)
+        SearchQuery(self.question, self.top_k, self.retrieval, self.filters)
         if self.min_confidence is not None:
             _check_between("min_confidence", self.min_confidence, 0, 1)
 
@@ -256,3 +284,25 @@ class AnswerResponse(Message):
     reason: str | None = None
     degraded: tuple[str, ...] = ()
     passages: tuple[ScoredPassage, ...] = ()  # only when degraded to passages
+
+
+JobState = Literal["queued", "running", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Job(Message):
+    """A change of one document that was asked for (PUT or DELETE /v1/documents/{id}); `done` once every question sees it.
+
+    `code` and `detail` say why it `failed`: the extraction's reason codes, stable.
+    """
+
+    job_id: str
+    document_id: str
+    action: Literal["put", "delete", "forget"]
+    state: JobState
+    created: str  # ISO 8601, UTC
+    finished: str | None = None
+    version: str | None = None  # SHA-256 of the bytes put
+    passages: int | None = None  # the document has now
+    code: str | None = None
+    detail: str | None = None

@@ -54,9 +54,9 @@ def model_dir(home: Path, reference: str) -> Path:
     return home / "models" / reference.removeprefix("models:/")
 
 
-def index_pointer(home: Path, encoder_digest: str) -> Path:
-    """The file that names an encoder's newest index generation under QUARRY_HOME. Each encoder has its own, so that two can be kept up to date."""
-    return home / "index" / f"current-{encoder_digest[:16]}"
+def index_dir(home: Path, generation: str) -> Path:
+    """Where an index generation stands under QUARRY_HOME."""
+    return home / "index" / generation
 
 
 def known_releases(home: Path) -> list[ReleaseManifest]:
@@ -73,7 +73,7 @@ def bind(home: Path, reader: str, retriever: str, generation: str, created: str)
     """
     reader_model = _model(home, reader, "reader")
     retriever_model = _model(home, retriever, "retriever")
-    index = read_manifest(home / "index" / generation / INDEX_MANIFEST, IndexManifest)
+    index = read_manifest(index_dir(home, generation) / INDEX_MANIFEST, IndexManifest)
     if reader_model.calibration is None:
         raise ManifestError(f"{reader} has no calibration")
     digests = (reader, reader_model.digest, retriever, retriever_model.digest)
@@ -89,7 +89,7 @@ def bind(home: Path, reader: str, retriever: str, generation: str, created: str)
 
 
 def check_release(home: Path, identity: str) -> ReleaseManifest:
-    """Read a release and compare it with the models and the index on disk, every file of them.
+    """Read a release and compare it with the models on disk, every file of them, and with what its index was made by.
 
     Raises:
         ManifestError: there is no such release (the message lists those there are), it was changed, or a part is not what it was.
@@ -111,13 +111,11 @@ def _check_parts(home: Path, manifest: ReleaseManifest) -> None:
         if model.digest != digest:
             raise ManifestError(f"{reference} on disk is not the {kind} of release {manifest.release_id}: remove {model_dir(home, reference)}, fetch it anew")
         verify_files(model_dir(home, reference), model.files)
-    folder = home / "index" / manifest.index_generation
-    index = read_manifest(folder / INDEX_MANIFEST, IndexManifest)
+    index = read_manifest(index_dir(home, manifest.index_generation) / INDEX_MANIFEST, IndexManifest)
     if index.encoder_digest != manifest.retriever_digest:
         raise ManifestError(f"index {manifest.index_generation} was encoded by another retriever than {manifest.retriever}: `make reindex` for this one")
     if index.generation != manifest.index_generation:
         raise ManifestError(f"the folder {manifest.index_generation} holds index {index.generation}")
-    verify_files(folder, index.files)
 
 
 def _model(home: Path, reference: str, kind: str) -> ModelManifest:
