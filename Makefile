@@ -71,11 +71,19 @@ down: services/contract/.venv/.ready ## Stop them
 ask: services/contract/.venv/.ready ## Ask the running gateway: make ask Q="How deep are the piles?"
 	@Q='$(subst ','\'',$(Q))'; test -n "$$Q" || { echo 'say what to ask: make ask Q="..."'; exit 2; }; services/contract/.venv/bin/python local/ask.py "$$Q"
 
-ingest: pipelines/ingestion/.venv/.ready $(SERVING:%=%/.venv/.ready) ## Put a folder of documents into the index and serve it: make ingest DIR=path
-	@test -n "$(DIR)" || { echo 'say which folder: make ingest DIR=path'; exit 2; }
+ingest: pipelines/ingestion/.venv/.ready $(SERVING:%=%/.venv/.ready) ## Bring the index up to date with a folder or an S3 prefix: make ingest DIR=path|s3://bucket/prefix
+	@test -n "$(DIR)" || { echo 'say from where: make ingest DIR=path (or s3://bucket/prefix)'; exit 2; }
 	@$(MAKE) $(STAMPS)/retriever
 	@$(LIVE_RETRIEVER) "$(DIR)" --home "$(QUARRY_HOME)" --model-dir "$$d"
 	@$(MAKE) serve READER="$$($(STACK) live reader)"
+	@$(STACK) follow
+
+forget: pipelines/ingestion/.venv/.ready ## Remove every trace of a document, and prove it: make forget ID=document_id
+	@test -n "$(ID)" || { echo 'say which: make forget ID=document_id'; exit 2; }
+	@$(INGEST) --forget "$(ID)" --home "$(QUARRY_HOME)"
+
+reconcile: pipelines/ingestion/.venv/.ready ## Compare ledger and index, and repair what differs
+	@$(INGEST) --reconcile --home "$(QUARRY_HOME)"
 
 train: $(PIPELINES:%=%/.venv/.ready) ## Fine-tune, register, judge and serve a reader: make train DATA=squad.json [BASE=quarry-base] [EPOCHS=2] [RATE=3e-5] [SET="max_wrong=0.1"]
 	@test -f "$(DATA)" || { echo 'say on what: make train DATA=squad.json'; exit 2; }
@@ -201,5 +209,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest train train-retriever submit eval eval-reader gate release promote rollback reindex serve envs packages test lint bench examples retriever-gain base-reader lock clean
+.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote rollback reindex serve envs packages test lint bench examples retriever-gain base-reader lock clean
 .SECONDARY:

@@ -1,9 +1,10 @@
-"""The stack on one machine: MLflow, gateway, and one retriever and reader per release, as processes in their own environments.
+"""The stack on one machine: MLflow, ingestion, gateway, and one retriever and reader per release, as processes in their own environments.
 
-    stack.py up [NAME...]     start what is not running of mlflow and gateway (with the live release); finish a switch that was broken off
-    stack.py down [NAME...]   stop all, or these of mlflow, retriever, reader, gateway; requests in flight are answered first
+    stack.py up [NAME...]     start what is not running of mlflow, ingestion and gateway (with the live release); finish a switch that was broken off
+    stack.py down [NAME...]   stop all, or these of mlflow, ingestion, retriever, reader, gateway; requests in flight are answered first
     stack.py promote ID       make a release live; a running gateway is switched without a pause
     stack.py rollback         make the release live that was live before
+    stack.py follow           wait until the running retriever answers from all that was ingested so far
     stack.py status | releases
     stack.py url NAME         where it answers
     stack.py live reader|retriever|retriever-dir    of the live release
@@ -21,14 +22,27 @@ from collections.abc import Callable
 from typing import Any
 
 import history
-from processes import CLONE, HOME, Process, Service, all_running, alone, ensure, free_port, running, stop, url
+from processes import CLONE, HOME, RUN, Process, Service, all_running, alone, ensure, free_port, running, stop, url
+from quarry_contract.index_store import INDEX_DATABASE, connect
 from quarry_contract.manifests import ManifestError, ReleaseManifest, write_manifest
-from quarry_contract.releases import ROUTING_TABLE, Route, RoutingTable, check_release, known_releases, model_dir, read_release, read_table, release_path
+from quarry_contract.releases import (
+    ROUTING_TABLE,
+    Route,
+    RoutingTable,
+    check_release,
+    index_dir,
+    known_releases,
+    model_dir,
+    read_release,
+    read_table,
+    release_path,
+)
 
 PORTS = {
     "mlflow": int(os.environ.get("QUARRY_MLFLOW_PORT", "5500")),
     "reader": int(os.environ.get("QUARRY_READER_PORT", "9001")),
     "retriever": int(os.environ.get("QUARRY_RETRIEVER_PORT", "9002")),
+    "ingestion": int(os.environ.get("QUARRY_INGESTION_PORT", "9004")),
     "gateway": int(os.environ.get("QUARRY_GATEWAY_PORT", "8080")),
 }
 TABLE = HOME / ROUTING_TABLE
@@ -53,9 +67,15 @@ def mlflow() -> Service:
 
 
 def gateway() -> Service:
-    """The gateway; the routing table tells it the rest."""
-    settings = {"PORT": str(PORTS["gateway"]), "ROUTES": str(TABLE)}
+    """The gateway; the routing table tells it the rest. On loopback whoever reaches it may write."""
+    settings = {"PORT": str(PORTS["gateway"]), "ROUTES": str(TABLE), "INGESTION_URL": url(PORTS["ingestion"]), "ALLOW_ANONYMOUS_WRITES": "true"}
     return Service("gateway", PORTS["gateway"], "/readyz", [python("services/gateway"), "-m", "quarry_gateway"], prefixed("GATEWAY", settings))
+
+
+def ingestion() -> Service:
+    """Takes uploads and deletions, and works them off in order."""
+    command = [python("pipelines/ingestion"), "-m", "quarry_ingestion", "serve", "--home", str(HOME)]
+    return Service("ingestion", PORTS["ingestion"], "/readyz", command, {"QUARRY_INGESTION_PORT": str(PORTS["ingestion"])})
 
 
 def model_service(kind: str, manifest: ReleaseManifest) -> Service:
@@ -66,7 +86,7 @@ def model_service(kind: str, manifest: ReleaseManifest) -> Service:
     reference = manifest.reader if kind == "reader" else manifest.retriever
     settings = {"MODEL_DIR": str(model_dir(HOME, reference)), "MODEL_REF": reference, "PORT": str(port)}
     if kind == "retriever":
-        settings["INDEX_DIR"] = str(HOME / "index" / manifest.index_generation)
+        settings["INDEX_DIR"] = str(index_dir(HOME, manifest.index_generation))
     return Service(name, port, "/health/status", [python(f"services/{kind}"), "-m", f"quarry_{kind}"], prefixed(kind.upper(), settings))
 
 
@@ -132,7 +152,7 @@ def serve(identity: str) -> None:
         ensure(services)
         table = RoutingTable(identity, {identity: Route(str(release_path(HOME, identity)), services[0].url, services[1].url)})
         write_manifest(TABLE, table)
-        ensure([gateway()])
+        ensure([ingestion(), gateway()])
         wait_followed(table)
     except SystemExit:
         if before not in (None, identity):
@@ -168,7 +188,7 @@ def retire(*keep: str | None) -> None:
 
 
 def up(names: list[str]) -> None:
-    """Start MLflow, and the gateway on the live release."""
+    """Start MLflow, and ingestion and the gateway on the live release."""
     identity = live() if not names or "gateway" in names else None
     if not names or "mlflow" in names:
         ensure([mlflow()])
@@ -220,9 +240,30 @@ def rollback(_: list[str]) -> None:
 
 def down(names: list[str]) -> None:
     """The gateway first, so that nobody asks what is gone."""
-    for kind in ("gateway", "reader", "retriever", "mlflow"):
+    for kind in ("gateway", "ingestion", "reader", "retriever", "mlflow"):
         if not names or kind in names:
             stop(p for p in all_running() if p.name.partition("-")[0] == kind)
+
+
+def follow(_: list[str]) -> None:
+    """Wait for the live retriever; when none runs there is nothing to wait for.
+
+    Raises:
+        SystemExit: it does not catch up.
+    """
+    table = table_now()
+    if table is None or running(f"retriever-{table.live}") is None:
+        return
+    generation = read_release(release_path(HOME, table.live)).index_generation
+    with contextlib.closing(connect(index_dir(HOME, generation) / INDEX_DATABASE)) as database:
+        [wanted] = database.execute("SELECT revision FROM state").fetchone()
+    until = time.monotonic() + FOLLOW_TIMEOUT_SEC
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError), urllib.request.urlopen(table.releases[table.live].retriever_url + "/metadata", timeout=5) as reply:
+            if int(json.load(reply)["custom"]["revision"]) >= wanted:
+                return
+        time.sleep(0.1)
+    sys.exit(f"the retriever does not follow the index: see {RUN / f'retriever-{table.live}.log'}")
 
 
 def status(_: list[str]) -> None:
@@ -271,7 +312,7 @@ def part(names: list[str]) -> None:
 
 
 CHANGING: dict[str, Callable[[list[str]], None]] = {"up": up, "down": down, "promote": promote, "rollback": rollback}
-ASKING: dict[str, Callable[[list[str]], None]] = {"status": status, "releases": releases, "url": address, "live": part}
+ASKING: dict[str, Callable[[list[str]], None]] = {"follow": follow, "status": status, "releases": releases, "url": address, "live": part}
 NAMES = {"up": {"mlflow", "gateway"}, "down": set(PORTS), "url": set(PORTS), "live": {"reader", "retriever", "retriever-dir"}}
 
 

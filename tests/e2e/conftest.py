@@ -56,7 +56,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    ports = {f"QUARRY_{name}_PORT": str(free_port()) for name in ("MLFLOW", "READER", "RETRIEVER", "GATEWAY")}
+    ports = {f"QUARRY_{name}_PORT": str(free_port()) for name in ("MLFLOW", "READER", "RETRIEVER", "INGESTION", "GATEWAY")}
     home = tmp_path_factory.mktemp("quarry-home")
     outer = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "QUARRY_", "MLFLOW_"))}
     environment = {**outer, **ports, "QUARRY_HOME": str(home)}

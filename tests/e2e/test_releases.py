@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from quarry_contract.manifests import MODEL_MANIFEST, ModelManifest, digest_file, read_manifest
-from quarry_contract.releases import bind, index_pointer
+from quarry_contract.releases import bind, index_of
 
 from .conftest import CLONE, free_port
 
@@ -111,7 +111,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     manifest["files"]["model.onnx"] = digest_file(broken / "model.onnx").__dict__
     (broken / MODEL_MANIFEST).write_text(json.dumps(manifest))
     ids = {name: _bind(home, *parts) for name, parts in {"a": (1, 1), "b": (2, 1), "c": (1, 2), "broken": (3, 1)}.items()}
-    ports = {f"QUARRY_{name}_PORT": str(free_port()) for name in ("MLFLOW", "READER", "RETRIEVER", "GATEWAY")}
+    ports = {f"QUARRY_{name}_PORT": str(free_port()) for name in ("MLFLOW", "READER", "RETRIEVER", "INGESTION", "GATEWAY")}
     outer = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "QUARRY_"))}
     made = Machine(home, {**outer, **ports, "QUARRY_HOME": str(home)}, ids)
     yield made
@@ -121,7 +121,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 def _bind(home: Path, reader: int, retriever: int) -> str:
     digest = read_manifest(home / f"models/retriever/{retriever}" / MODEL_MANIFEST, ModelManifest).digest
-    generation = index_pointer(home, digest).read_text()
+    generation = index_of(home, digest)
+    assert generation is not None
     return bind(home, f"models:/reader/{reader}", f"models:/retriever/{retriever}", generation, "2026-01-01T00:00:00+00:00").release_id
 
 
@@ -212,7 +213,7 @@ def test_every_answer_is_wholly_of_one_release_during_three_switches_and_a_rollb
         assert reply == expected[header][question]
         assert reply["release_id"] == header
     assert machine.live() == b
-    assert machine.running() == ["gateway", "reader", "retriever"]
+    assert machine.running() == ["gateway", "ingestion", "reader", "retriever"]
     assert machine.stack("url", "reader").stdout.strip().startswith("http://127.0.0.1:")
     assert machine.stack("live", "retriever").stdout.strip() == "models:/retriever/1"
 
@@ -222,7 +223,7 @@ def test_a_release_that_cannot_be_served_changes_nothing(machine: Machine) -> No
     assert done.returncode != 0
     assert "did not get ready" in done.stderr
     assert machine.live() == machine.ids["b"]
-    assert machine.running() == ["gateway", "reader", "retriever"]
+    assert machine.running() == ["gateway", "ingestion", "reader", "retriever"]
     assert machine.answers()
     assert f"* {machine.ids['b']}" in machine.stack("releases").stdout
 
@@ -241,10 +242,10 @@ def test_a_switch_killed_on_its_way_is_finished_or_undone_by_running_again(machi
     pid, table = machine.home / f"run/retriever-{c}.pid", machine.home / "routes.json"
     _kill_when(machine, ["promote", c], pid.exists)
     machine.stack("up", "gateway")
-    assert (machine.live(), machine.running()) == (b, ["gateway", "reader", "retriever"])
+    assert (machine.live(), machine.running()) == (b, ["gateway", "ingestion", "reader", "retriever"])
     _kill_when(machine, ["promote", c], lambda: c in table.read_text())
     machine.stack("promote", c)
-    assert (machine.live(), machine.running()) == (c, ["gateway", "reader", "retriever"])
+    assert (machine.live(), machine.running()) == (c, ["gateway", "ingestion", "reader", "retriever"])
     assert machine.stack("live", "retriever").stdout.strip() == "models:/retriever/2"
     _kill_when(machine, ["promote", b], (machine.home / f"run/reader-{b}.pid").exists)
     machine.stack("down")

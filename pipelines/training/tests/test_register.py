@@ -22,7 +22,7 @@ from quarry_contract.manifests import (
     read_manifest,
     write_manifest,
 )
-from quarry_contract.releases import index_pointer, release_path
+from quarry_contract.releases import INDEX_TARGETS, release_path
 
 from quarry_training.register import register
 from quarry_training.release import fetch, release
@@ -36,7 +36,7 @@ def tracking(registry_server: str) -> None:
 def index(home: Path, generation: str, encoder_digest: str) -> None:
     (home / "index" / generation).mkdir(parents=True)
     chunker = Chunker("sentences", 1, 200, 1)
-    manifest = IndexManifest(generation, "2026-01-01T00:00:00+00:00", encoder_digest, 32, chunker, 1, 1, {}, "canary", (0.0,) * 32)
+    manifest = IndexManifest(generation, "2026-01-01T00:00:00+00:00", encoder_digest, 32, chunker, 1, "canary", (0.0,) * 32)
     write_manifest(home / "index" / generation / INDEX_MANIFEST, manifest)
 
 
@@ -100,7 +100,7 @@ def test_a_release_binds_what_belongs_together(artefacts: Path, tmp_path: Path) 
     written = path.stat().st_mtime_ns
     with pytest.raises(ManifestError, match="no index was encoded by models:/retriever/"):
         release(tmp_path, reader, retriever)
-    index_pointer(tmp_path, made.retriever_digest).write_text("g1")
+    (tmp_path / "index" / INDEX_TARGETS).write_text('[{"generation": "g1", "model_dir": "m"}]')
     assert release(tmp_path, reader, retriever) == made
     assert path.stat().st_mtime_ns == written
     path.write_text(path.read_text().replace('"threshold": 0.4', '"threshold": 0.1'))

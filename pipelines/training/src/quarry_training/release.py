@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 from quarry_contract.manifests import MODEL_MANIFEST, ManifestError, ModelManifest, ReleaseManifest, read_manifest
-from quarry_contract.releases import bind, index_pointer
+from quarry_contract.releases import bind, index_of
 
 from .registry import fetch
 
@@ -23,10 +23,9 @@ def release(home: Path, reader: str, retriever: str, generation: str | None = No
     retriever_uri, retriever_dir = fetch(retriever, home)
     if generation is None:
         digest = read_manifest(retriever_dir / MODEL_MANIFEST, ModelManifest).digest
-        pointer = index_pointer(home, digest)
-        if not pointer.exists():
+        generation = index_of(home, digest)
+        if generation is None:
             raise ManifestError(f"no index was encoded by {retriever_uri} yet: `make reindex RETRIEVER={retriever_uri}` (or `make ingest` the first documents)")
-        generation = pointer.read_text().strip()
     return bind(home, reader_uri, retriever_uri, generation, datetime.now(UTC).isoformat(timespec="seconds"))
 
 

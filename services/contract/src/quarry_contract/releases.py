@@ -24,6 +24,7 @@ from .manifests import (
 )
 
 ROUTING_TABLE = "routes.json"
+INDEX_TARGETS = "targets.json"
 
 
 def release_id(manifest: ReleaseManifest) -> str:
@@ -57,6 +58,14 @@ def model_dir(home: Path, reference: str) -> Path:
 def index_dir(home: Path, generation: str) -> Path:
     """Where an index generation stands under QUARRY_HOME."""
     return home / "index" / generation
+
+
+def index_of(home: Path, encoder_digest: str) -> str | None:
+    """The newest generation that is kept up to date for an encoder, if there is one: `home/index/targets.json` lists those written to."""
+    targets = home / "index" / INDEX_TARGETS
+    generations = [str(t["generation"]) for t in loads(targets.read_bytes())] if targets.exists() else []
+    ours = (g for g in reversed(generations) if read_manifest(index_dir(home, g) / INDEX_MANIFEST, IndexManifest).encoder_digest == encoder_digest)
+    return next(ours, None)
 
 
 def known_releases(home: Path) -> list[ReleaseManifest]:
