@@ -45,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         await gateway.close()
 
-    app = FastAPI(title=TITLE, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title=TITLE, version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.gateway = gateway
     for part in (router, changes.router, open_router):
         app.include_router(part)

@@ -111,7 +111,9 @@ def parse(body: bytes) -> dict[str, jwt.PyJWK]:
     return found
 
 
-def _signs(key: dict[str, Any]) -> bool:
+def _signs(key: Any) -> bool:
+    if not isinstance(key, dict):
+        return False
     kind = (key.get("kty"), key.get("alg", "RS256" if key.get("kty") == "RSA" else "ES256"))
     wanted = kind in (("RSA", "RS256"), ("EC", "ES256")) and (kind[0] == "RSA" or key.get("crv") == "P-256")
     return wanted and isinstance(key.get("kid"), str) and key.get("use", "sig") == "sig" and "verify" in key.get("key_ops", ["verify"])
