@@ -6,7 +6,7 @@ from importlib.resources import files
 import pytest
 from quarry_contract.codec import Message
 from quarry_contract.manifests import ReleaseManifest
-from quarry_contract.messages import AnswerRequest, AnswerResponse, SearchRequest
+from quarry_contract.messages import AnswerRequest, AnswerResponse, Job, SearchQuery, SearchRequest
 
 GOLDEN = files("quarry_contract") / "golden"
 
@@ -17,7 +17,9 @@ GOLDEN = files("quarry_contract") / "golden"
         ("answer_request", AnswerRequest),
         ("answer_response", AnswerResponse),
         ("abstention", AnswerResponse),
+        ("search_query", SearchQuery),
         ("search_request", SearchRequest),
+        ("job", Job),
         ("release_manifest", ReleaseManifest),
     ],
 )

@@ -10,6 +10,7 @@ class ErrorCode(Enum):
 
     INVALID_REQUEST = ("invalid_request", 400, "The request is not valid.")
     UNAUTHORISED = ("unauthorised", 401, "Credentials are missing or not valid.")
+    FORBIDDEN = ("forbidden", 403, "These credentials do not allow this.")
     NOT_FOUND = ("not_found", 404, "There is nothing under this address or name.")
     METHOD_NOT_ALLOWED = ("method_not_allowed", 405, "This address does not take this method.")
     TOO_LARGE = ("too_large", 413, "The request is larger than this service takes.")

@@ -10,7 +10,7 @@ from quarry_contract.messages import (
     AnswerRequest,
     AnswerResponse,
     Citation,
-    DocumentResponse,
+    DocumentText,
     Evidence,
     Passage,
     ReadResponse,
@@ -40,6 +40,10 @@ class EvidenceMismatch(QuarryError):
     def __init__(self, where: str) -> None:
         super().__init__(ErrorCode.INTERNAL)
         self.where = where
+
+
+class EvidenceGone(Exception):
+    """A cited document is not there any more in the version that was found, or not for this caller: nothing is wrong, ask again."""
 
 
 def compose(request: AnswerRequest, findings: Findings, threshold: float, release_id: str, request_id: str) -> AnswerResponse:
@@ -118,16 +122,19 @@ def ranges(response: AnswerResponse) -> tuple[TextRange, ...]:
     return tuple(TextRange(c.document_id, c.start, c.end, c.version) for c in citations(response))
 
 
-def verify(response: AnswerResponse, texts: DocumentResponse) -> None:
+def verify(response: AnswerResponse, texts: Sequence[DocumentText | None]) -> None:
     """Check every citation against the canonical text of its document's version.
 
     Raises:
         EvidenceMismatch: one of them is not there word for word.
+        EvidenceGone: a document went or changed since it was searched.
     """
     cited = citations(response)
-    if len(texts.texts) != len(cited):
+    if len(texts) != len(cited):
         raise EvidenceMismatch("the retriever did not give every cited range")
-    for citation, found in zip(cited, texts.texts, strict=True):
+    for citation, found in zip(cited, texts, strict=True):
         place = (citation.document_id, citation.version, citation.start, citation.end, citation.text)
-        if found is None or (found.document_id, found.version, found.start, found.end, found.text) != place:
+        if found is not None and (found.document_id, found.version, found.start, found.end, found.text) != place:
             raise EvidenceMismatch(f"{citation.document_id} {citation.version} {citation.start}-{citation.end}")
+    if None in texts:
+        raise EvidenceGone

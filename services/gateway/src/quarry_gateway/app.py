@@ -20,9 +20,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import openapi
+from . import changes, openapi
 from .draining import DrainingProtocol, Server
-from .routes import elapsed_ms, problem, request_id, router
+from .keys import KeysError
+from .routes import elapsed_ms, open_router, problem, request_id, router
 from .service import Gateway, PipelineError
 from .settings import Settings
 from .telemetry import Metrics, configure_logging, log
@@ -34,19 +35,20 @@ def create_app(settings: Settings) -> FastAPI:
     """The application.
 
     Raises:
-        ManifestError, PipelineError: the release or the pipeline cannot be used.
+        ManifestError, PipelineError, KeysError: the release, the pipeline or the file of token keys cannot be used.
     """
     gateway = Gateway(settings, Metrics())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await gateway.releases.start()
+        await gateway.start()
         yield
-        await gateway.releases.close()
+        await gateway.close()
 
-    app = FastAPI(title=TITLE, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title=TITLE, version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.gateway = gateway
-    app.include_router(router)
+    for part in (router, changes.router, open_router):
+        app.include_router(part)
     app.add_exception_handler(QuarryError, _quarry_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _gone)
@@ -70,7 +72,7 @@ def _add_docs(app: FastAPI) -> None:
         if not app.openapi_schema:
             text = "Answers from documents: the exact words, the place they stand, and a calibrated confidence."
             described = get_openapi(title=TITLE, version="1", description=text, routes=app.routes)
-            described.setdefault("components", {})["schemas"] = openapi.schemas()
+            described["components"] = {"schemas": openapi.schemas(), "securitySchemes": openapi.SECURITY}
             app.openapi_schema = described
         return app.openapi_schema
 
@@ -158,7 +160,7 @@ def main() -> None:
     settings = Settings.from_environment()
     try:
         app = create_app(settings)
-    except (ManifestError, PipelineError) as error:
+    except (ManifestError, PipelineError, KeysError) as error:
         sys.exit(f"the gateway cannot start: {error}")
     config = uvicorn.Config(
         app,

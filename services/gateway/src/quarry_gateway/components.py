@@ -5,7 +5,7 @@ from typing import Any
 
 from haystack import Document, component
 from quarry_contract.errors import ErrorCode, QuarryError
-from quarry_contract.messages import MAX_HEADING_CHARS, Passage, ReadPassage, ReadRequest, ReadResponse, ScoredPassage, SearchRequest
+from quarry_contract.messages import MAX_HEADING_CHARS, Passage, ReadPassage, ReadRequest, ReadResponse, ScoredPassage, SearchQuery
 
 from .upstream import CALL
 
@@ -46,8 +46,8 @@ class SeldonRetriever:
             QuarryError: as Call.search.
         """
         call = CALL.get()
-        request = SearchRequest(query, self.depth, retrieval, filters or {})  # type: ignore[arg-type] # checked when it came in
-        found = await call.search(request)
+        asked = SearchQuery(query, self.depth, retrieval, filters or {})  # type: ignore[arg-type] # checked when it came in
+        found = await call.search(asked)
         return {"documents": [to_document(p) for p in found.passages], "generation": found.generation, "degraded": list(found.degraded)}
 
     @component.output_types(documents=list[Document], generation=str, degraded=list[str])

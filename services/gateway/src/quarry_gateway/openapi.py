@@ -5,23 +5,28 @@ from typing import Any
 from pydantic import TypeAdapter
 from quarry_contract.errors import ErrorCode
 from quarry_contract.manifests import ReleaseManifest
-from quarry_contract.messages import HEADER_RELEASE, AnswerRequest, AnswerResponse, DocumentText, SearchRequest, SearchResponse
+from quarry_contract.messages import HEADER_RELEASE, AnswerRequest, AnswerResponse, DocumentText, Job, SearchQuery, SearchResponse
+from quarry_contract.uploads import HEADER_PRINCIPALS
 
 REF = "#/components/schemas/{model}"
-MESSAGES: tuple[Any, ...] = (AnswerRequest, AnswerResponse, SearchRequest, SearchResponse, DocumentText, ReleaseManifest)
+MESSAGES: tuple[Any, ...] = (AnswerRequest, AnswerResponse, SearchQuery, SearchResponse, DocumentText, Job, ReleaseManifest)
 EXAMPLES = {
     "AnswerRequest": {"question": "At what wind speed does work on the scaffold stop?", "top_k": 3},
-    "SearchRequest": {"question": "curing of the basement walls", "top_k": 5, "retrieval": "hybrid", "filters": {"format": ["pdf", "docx"]}},
+    "SearchQuery": {"question": "curing of the basement walls", "top_k": 5, "retrieval": "hybrid", "filters": {"format": ["pdf", "docx"]}},
 }
 # route -> (request, reply, the errors it may give)
 ROUTES: dict[str, tuple[str | None, str | None, tuple[ErrorCode, ...]]] = {
-    "answers": ("AnswerRequest", "AnswerResponse", tuple(c for c in ErrorCode if c.status not in (401, 404, 405))),
-    "search": ("SearchRequest", "SearchResponse", tuple(c for c in ErrorCode if c.status not in (401, 404, 405, 501))),
-    "document": (None, "DocumentText", tuple(c for c in ErrorCode if c.status not in (401, 405, 413, 415, 501))),
-    "release": (None, "ReleaseManifest", (ErrorCode.NOT_READY, ErrorCode.INTERNAL)),
-    "releases": (None, None, (ErrorCode.INTERNAL,)),
+    "answers": ("AnswerRequest", "AnswerResponse", tuple(c for c in ErrorCode if c.status not in (403, 404, 405))),
+    "search": ("SearchQuery", "SearchResponse", tuple(c for c in ErrorCode if c.status not in (403, 404, 405, 501))),
+    "document": (None, "DocumentText", tuple(c for c in ErrorCode if c.status not in (403, 405, 413, 415, 501))),
+    "put": (None, "Job", tuple(c for c in ErrorCode if c.status not in (404, 405, 415))),
+    "delete": (None, "Job", tuple(c for c in ErrorCode if c.status not in (404, 405, 413, 415))),
+    "job": (None, "Job", tuple(c for c in ErrorCode if c.status not in (405, 413, 415, 429))),
+    "release": (None, "ReleaseManifest", (ErrorCode.UNAUTHORISED, ErrorCode.NOT_READY, ErrorCode.INTERNAL)),
+    "releases": (None, None, (ErrorCode.UNAUTHORISED, ErrorCode.NOT_READY, ErrorCode.INTERNAL)),
     "health": (None, None, (ErrorCode.NOT_READY, ErrorCode.INTERNAL)),
 }
+SECURITY = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "needed where the gateway is set up for tokens"}}
 PROBLEM = {
     "type": "object",
     "description": "problem+json, RFC 9457",
@@ -45,6 +50,18 @@ _RANGE = [
     {"name": "version", "in": "query", "schema": {"type": "string"}, "description": "refuse any other version of the document"},
 ]
 
+_READERS = [
+    {
+        "name": HEADER_PRINCIPALS,
+        "in": "header",
+        "schema": {"type": "string"},
+        "description": "who may read the document, e.g. `group:site-team,user:anna`; `*` = everyone; empty = nobody; each percent-encoded where not ASCII. "
+        "Without it: who puts the document; without tokens, everyone",
+    }
+]
+_FORGET = [{"name": "forget", "in": "query", "schema": {"type": "boolean", "default": False}, "description": "also whatever was kept about the document"}]
+_MORE = {"document": _RANGE, "put": _READERS, "delete": _FORGET}
+
 
 def schemas() -> dict[str, Any]:
     """JSON schemas of all messages, as strict as the decoder: unknown fields are refused in requests."""
@@ -61,13 +78,21 @@ def described(route: str) -> dict[str, Any]:
     ok: dict[str, Any] = {"description": "OK", "content": {"application/json": {"schema": _ref(answered)}}}
     if route != "health":
         ok["headers"] = {HEADER_RELEASE: {"schema": {"type": "string"}, "description": "the release that answered"}}
-    responses: dict[int | str, dict[str, Any]] = {200: ok}
+    accepted = route in ("put", "delete")
+    if accepted:
+        ok["description"] = "accepted, and not lost any more"
+        ok["headers"]["Location"] = {"schema": {"type": "string"}, "description": "where the job's state is told"}
+    responses: dict[int | str, dict[str, Any]] = {202 if accepted else 200: ok}
     for code in errors:
         responses[code.status] = {"description": f"`{code.code}`: {code.title}", "content": {"application/problem+json": {"schema": _ref("Problem")}}}
-    extra: dict[str, Any] = {"parameters": _PARAMETERS + (_RANGE if route == "document" else [])}
+    extra: dict[str, Any] = {"parameters": _PARAMETERS + _MORE.get(route, [])}
+    if route != "health":
+        extra["security"] = [{"bearer": []}]
     if asked is not None:
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(asked), "example": EXAMPLES[asked]}}}
-    return {"responses": responses, "openapi_extra": extra}
+    elif route == "put":
+        extra["requestBody"] = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+    return {"responses": responses, "openapi_extra": extra} | ({"status_code": 202} if accepted else {})
 
 
 def _ref(name: str | None) -> dict[str, Any]:

@@ -175,7 +175,4 @@ class Releases:
         manifest = read_release(folder / route.release)
         if manifest.release_id != table.live:
             raise ManifestError(f"{route.release} is release {manifest.release_id}, not {table.live}")
-        return ServedRelease(manifest, route, self._observe)
-
-    def _observe(self, name: str, seconds: float) -> None:
-        self._metrics.upstream.labels(name).observe(seconds)
+        return ServedRelease(manifest, route, self._metrics.hop)

@@ -5,9 +5,9 @@ import json
 import re
 import time
 import uuid
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from quarry_contract.codec import loads
@@ -16,12 +16,11 @@ from quarry_contract.messages import (
     HEADER_DEADLINE_MS,
     HEADER_REQUEST_ID,
     AnswerRequest,
-    DocumentRequest,
-    DocumentResponse,
-    SearchRequest,
+    SearchQuery,
     TextRange,
 )
 
+from .auth import Caller, Refused
 from .openapi import described
 from .releases import ServedRelease
 from .service import Gateway
@@ -32,7 +31,17 @@ MAX_RANGE_CHARS = 100_000
 HOME = """<!doctype html><title>Quarry</title><h1>Quarry</h1><p>Answers from documents, word for word, with the place they stand.
 <p><a href="/docs">The REST interface</a>"""
 
-router = APIRouter()
+
+
+async def authenticated(request: Request) -> Caller:
+    """The caller of a route that is not open. Raises as Authenticator.caller."""
+    caller: Caller = await gateway(request).authenticator.caller(request.headers.getlist("authorization"))
+    return caller
+
+
+Known = Annotated[Caller, Depends(authenticated)]
+router = APIRouter()  # for callers that are known
+open_router = APIRouter()  # for everyone: tells nothing of documents
 
 
 def gateway(request: Request) -> Gateway:
@@ -61,22 +70,32 @@ def release_of(request: Request) -> ServedRelease:
     return release
 
 
-def call_of(request: Request) -> Call:
-    """Deadline and identity for the upstream calls of this request.
+def deadline_of(request: Request, default_ms: int, most_ms: int) -> float:
+    """When this request's time is over, on time.monotonic()'s clock.
 
     Raises:
         QuarryError: the deadline header is no number, or its time is over.
     """
-    settings = gateway(request).settings
     header = request.headers.get(HEADER_DEADLINE_MS)
-    milliseconds = settings.deadline_ms
+    milliseconds = default_ms
     if header is not None:
         if not re.fullmatch(r"-?\d{1,9}", header):
             raise invalid(f"{HEADER_DEADLINE_MS} must be a whole number of milliseconds")
-        milliseconds = min(int(header), settings.deadline_max_ms)
+        milliseconds = min(int(header), most_ms)
     if milliseconds <= 0:
         raise QuarryError(ErrorCode.DEADLINE_EXCEEDED)
-    call = gateway(request).call(release_of(request), request.state.began + milliseconds / 1000, request_id(request))
+    return float(request.state.began) + milliseconds / 1000
+
+
+def call_of(request: Request, caller: Caller) -> Call:
+    """Deadline, identity and caller for the upstream calls of this request.
+
+    Raises:
+        QuarryError: as deadline_of and release_of.
+    """
+    settings = gateway(request).settings
+    deadline = deadline_of(request, settings.deadline_ms, settings.deadline_max_ms)
+    call = gateway(request).call(release_of(request), deadline, request_id(request), caller)
     request.state.call = call
     return call
 
@@ -118,29 +137,29 @@ def reply(content: dict[str, Any]) -> Response:
 
 
 @router.post("/v1/answers", **described("answers"))
-async def answers(request: Request) -> Response:
+async def answers(request: Request, caller: Known) -> Response:
     """Answer a question in the documents' own words.
 
     Every answer is checked against its document before it is sent. When none is sure enough, `abstained` is true and `reason` says why.
     """
-    call = call_of(request)
+    call = call_of(request, caller)
     asked = AnswerRequest.from_dict(await body_of(request, call))
     return reply((await gateway(request).answer(asked, call)).to_dict())
 
 
 @router.post("/v1/search", **described("search"))
-async def search(request: Request) -> Response:
+async def search(request: Request, caller: Known) -> Response:
     """Find passages, without reading them."""
-    call = call_of(request)
-    asked = SearchRequest.from_dict(await body_of(request, call))
+    call = call_of(request, caller)
+    asked = SearchQuery.from_dict(await body_of(request, call))
     found = await call.search(asked)
     return reply({**found.to_dict(), "request_id": call.request_id})
 
 
 @router.get("/v1/documents/{document_id:path}", **described("document"))
-async def document(request: Request, document_id: str) -> Response:
+async def document(request: Request, document_id: str, caller: Known) -> Response:
     """Words of a document's canonical text, by character offsets; at most 100,000 at once."""
-    call = call_of(request)
+    call = call_of(request, caller)
     start = _offset(request, "start", 0)
     wanted = TextRange.from_dict(
         {"document_id": document_id, "start": start, "end": _offset(request, "end", start + MAX_RANGE_CHARS)}
@@ -148,8 +167,7 @@ async def document(request: Request, document_id: str) -> Response:
     )
     if wanted.end - wanted.start > MAX_RANGE_CHARS:
         raise invalid(f"end - start must be at most {MAX_RANGE_CHARS}")
-    asked = DocumentRequest((wanted,)).to_dict()
-    found = (await call.retriever.ask(asked, call, DocumentResponse, "documents")).texts
+    found = await call.texts((wanted,))
     if not found or found[0] is None:
         raise QuarryError(ErrorCode.NOT_FOUND, "there is no such document, or not in this version")
     return reply({**found[0].to_dict(), "request_id": call.request_id})
@@ -165,13 +183,13 @@ def _offset(request: Request, name: str, default: int) -> int:
 
 
 @router.get("/v1/releases/current", **described("release"))
-async def current_release(request: Request) -> Response:
+async def current_release(request: Request, _: Known) -> Response:
     """The release that answers: reader, retriever, index generation, threshold, evaluation."""
     return reply({**release_of(request).manifest.to_dict(), "request_id": request_id(request)})
 
 
 @router.get("/v1/releases", **described("releases"))
-async def all_releases(request: Request) -> Response:
+async def all_releases(request: Request, _: Known) -> Response:
     """What is live, what still finishes requests, and whether the routing table is followed."""
     releases = gateway(request).releases
     live = releases.live.manifest.release_id if releases.live else None
@@ -180,13 +198,13 @@ async def all_releases(request: Request) -> Response:
     return reply({**state, "request_id": request_id(request)})
 
 
-@router.get("/healthz", **described("health"))
+@open_router.get("/healthz", **described("health"))
 async def healthz() -> Response:
     """Whether the process lives. Asks nobody else."""
     return reply({"status": "alive"})
 
 
-@router.get("/readyz", **described("health"))
+@open_router.get("/readyz", **described("health"))
 async def readyz(request: Request) -> Response:
     """Whether questions can be answered: both model services are ready, and this process is not stopping."""
     missing = await gateway(request).missing()
@@ -195,13 +213,13 @@ async def readyz(request: Request) -> Response:
     return reply({"status": "ready"})
 
 
-@router.get("/metrics", include_in_schema=False)
+@open_router.get("/metrics", include_in_schema=False)
 async def metrics(request: Request) -> Response:
     """Prometheus."""
     return Response(generate_latest(gateway(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/", include_in_schema=False)
+@open_router.get("/", include_in_schema=False)
 async def home() -> Response:
     """A signpost."""
     return HTMLResponse(HOME)
@@ -212,6 +230,8 @@ def problem(request: Request, error: QuarryError) -> Response:
     identity = request_id(request)
     request.state.outcome = error.code.code
     headers = {} if error.retry_after_sec is None else {"Retry-After": str(error.retry_after_sec)}
+    if isinstance(error, Refused):
+        headers["WWW-Authenticate"] = error.challenge
     return JSONResponse(error.to_problem(identity), error.code.status, headers, "application/problem+json")
 
 

@@ -7,17 +7,20 @@ from typing import Any
 
 from haystack import Pipeline
 from quarry_contract.errors import ErrorCode, QuarryError
-from quarry_contract.messages import MAX_RANGES, AnswerRequest, AnswerResponse, DocumentRequest, DocumentResponse, DocumentText
+from quarry_contract.messages import MAX_RANGES, AnswerRequest, AnswerResponse, DocumentText
 
 from . import answers
-from .answers import EvidenceMismatch, Findings
+from .answers import EvidenceGone, EvidenceMismatch, Findings
+from .auth import Authenticator, Caller
 from .components import to_passage
+from .ingestion import Ingestion
 from .releases import Releases, ServedRelease
 from .settings import Settings
 from .telemetry import Metrics, log
 from .upstream import CALL, Call
 
 ALLOWED_MODULES = ["quarry_gateway.components", "haystack.*", "haystack_integrations.*"]
+TRIES = 3  # of a question whose documents change while it is answered
 
 
 class PipelineError(Exception):
@@ -30,23 +33,53 @@ class Gateway:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
+        self.authenticator = Authenticator(settings.auth, metrics)
         self.releases = Releases(settings, metrics)
         self.pipeline = load_pipeline(settings.pipeline)
+        self.ingestion = Ingestion(settings.ingestion_url, metrics.hop) if settings.ingestion_url else None
         self.stopping = False
 
-    def call(self, release: ServedRelease, deadline: float, request_id: str) -> Call:
+    async def start(self) -> None:
+        """Look for keys and releases, and go on looking."""
+        if self.authenticator.keys is not None:
+            await self.authenticator.keys.refresh()
+        await self.releases.start()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.releases.close()
+        if self.authenticator.keys is not None:
+            await self.authenticator.keys.close()
+        if self.ingestion is not None:
+            await self.ingestion.close()
+
+    def call(self, release: ServedRelease, deadline: float, request_id: str, caller: Caller) -> Call:
         """What one request's upstream calls share."""
-        return Call(release.manifest, release.retriever, release.reader, deadline, request_id)
+        return Call(release.manifest, release.retriever, release.reader, deadline, request_id, caller.principals)
 
     async def answer(self, request: AnswerRequest, call: Call) -> AnswerResponse:
-        """Answer, verified.
+        """Answer, verified. When a cited document changes between search and verification, the whole question is asked again.
 
         Raises:
-            QuarryError: as the upstreams; `not_implemented` for modes this release does not have.
+            QuarryError: as the upstreams; `not_implemented` for modes this release does not have; `not_ready` when documents kept changing.
             EvidenceMismatch: a citation does not hold (and nothing is answered).
         """
         if request.mode != "extractive" or request.stream:
             raise QuarryError(ErrorCode.NOT_IMPLEMENTED, 'this release answers with mode "extractive" and stream false only')
+        for _ in range(TRIES):
+            try:
+                response = await self._answer_once(request, call)
+            except EvidenceGone:
+                self.metrics.asked_again.inc()
+                continue
+            for what in response.degraded:
+                self.metrics.degraded.labels(what).inc()
+            if response.reason is not None:
+                self.metrics.abstained.labels(response.reason).inc()
+            return response
+        raise QuarryError(ErrorCode.NOT_READY, "documents changed while they were read: ask again", retry_after_sec=1)
+
+    async def _answer_once(self, request: AnswerRequest, call: Call) -> AnswerResponse:
         findings = await self._find(request, call)
         try:
             response = answers.compose(request, findings, call.release.threshold, call.release.release_id, call.request_id)
@@ -55,10 +88,6 @@ class Gateway:
             self.metrics.mismatch.inc()
             log.error("evidence does not hold: %s", error.where, extra={"fields": {"http.request.id": call.request_id}})
             raise
-        for what in response.degraded:
-            self.metrics.degraded.labels(what).inc()
-        if response.reason is not None:
-            self.metrics.abstained.labels(response.reason).inc()
         return response
 
     async def _find(self, request: AnswerRequest, call: Call) -> Findings:
@@ -83,14 +112,17 @@ class Gateway:
         wanted = answers.ranges(response)
         texts: list[DocumentText | None] = []
         for first in range(0, len(wanted), MAX_RANGES):  # one call, unless there are very many citations
-            request = DocumentRequest(wanted[first : first + MAX_RANGES])
-            texts += (await call.retriever.ask(request.to_dict(), call, DocumentResponse, "documents")).texts
-        answers.verify(response, DocumentResponse(tuple(texts)))
+            texts += await call.texts(wanted[first : first + MAX_RANGES])
+        answers.verify(response, texts)
 
     async def missing(self) -> list[str]:
         """What keeps this gateway from answering."""
         if self.stopping:
             return ["stopping"]
+        if (keys := self.authenticator.keys) is not None and not keys.known:
+            await keys.refresh()
+            if not keys.known:
+                return ["token keys"]
         live = self.releases.live
         return [self.releases.refused or "no release is live yet"] if live is None else await live.unfit()
 

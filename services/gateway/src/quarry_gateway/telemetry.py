@@ -23,9 +23,15 @@ class Metrics:
         self.abstained = Counter("quarry_abstained_total", "Questions not answered, by reason", ["reason"], registry=self.registry)
         self.degraded = Counter("quarry_degraded_total", "Replies with something missing", ["what"], registry=self.registry)
         self.mismatch = Counter("quarry_evidence_mismatch_total", "Answers stopped because their evidence did not hold", registry=self.registry)
+        self.asked_again = Counter("quarry_asked_again_total", "Questions asked anew because a cited document changed meanwhile", registry=self.registry)
+        self.tokens_refused = Counter("quarry_gateway_tokens_refused_total", "Tokens that were not valid, by reason", ["reason"], registry=self.registry)
         self.release = Gauge("quarry_gateway_release_info", "The live release", ["release"], registry=self.registry)
         self.refused = Counter("quarry_gateway_routing_refused_total", "Routing tables, or releases in them, that were not followed", registry=self.registry)
         self.in_flight = Gauge("quarry_gateway_in_flight", "Requests being worked on", registry=self.registry)
+
+    def hop(self, name: str, seconds: float) -> None:
+        """Time spent in another service."""
+        self.upstream.labels(name).observe(seconds)
 
 
 class JsonFormatter(logging.Formatter):

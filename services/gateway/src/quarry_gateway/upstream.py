@@ -11,7 +11,19 @@ import aiohttp
 from quarry_contract.codec import Message, loads
 from quarry_contract.errors import BY_CODE, ErrorCode, QuarryError
 from quarry_contract.manifests import ReleaseManifest
-from quarry_contract.messages import HEADER_DEADLINE_MS, HEADER_REQUEST_ID, ReadRequest, ReadResponse, SearchRequest, SearchResponse
+from quarry_contract.messages import (
+    HEADER_DEADLINE_MS,
+    HEADER_REQUEST_ID,
+    DocumentRequest,
+    DocumentResponse,
+    DocumentText,
+    ReadRequest,
+    ReadResponse,
+    SearchQuery,
+    SearchRequest,
+    SearchResponse,
+    TextRange,
+)
 
 M = TypeVar("M", bound=Message)
 PREDICTIONS = "/api/v1.0/predictions"
@@ -144,25 +156,36 @@ class Upstream:
 
 @dataclass
 class Call:
-    """One client request on its way: for which release, whom to ask, until when, under which id."""
+    """One client request on its way: for which release, whom to ask, for whom, until when, under which id."""
 
     release: ReleaseManifest
     retriever: Upstream
     reader: Upstream
     deadline: float  # on time.monotonic()'s clock
     request_id: str
+    principals: tuple[str, ...]  # the caller's, from the verified token; whatever is asked of the retriever is asked for them
     hops: dict[str, float] = field(default_factory=dict)  # seconds spent upstream
 
-    async def search(self, request: SearchRequest) -> SearchResponse:
-        """Passages of the release's index.
+    async def search(self, query: SearchQuery) -> SearchResponse:
+        """Passages of the release's index that the caller may read.
 
         Raises:
             QuarryError: as Upstream.ask; `upstream_failed` when the retriever was restarted on another index.
         """
+        request = SearchRequest(query.question, query.top_k, query.retrieval, query.filters, self.principals)
         found = await self.retriever.ask(request.to_dict(), self, SearchResponse, "search")
         if found.generation != self.release.index_generation:
             raise QuarryError(ErrorCode.UPSTREAM_FAILED, "the retriever answers from another index than the release's")
         return found
+
+    async def texts(self, ranges: tuple[TextRange, ...]) -> tuple[DocumentText | None, ...]:
+        """Words of documents, in order; None where there is no such document or version, or not for the caller.
+
+        Raises:
+            QuarryError: as Upstream.ask.
+        """
+        request = DocumentRequest(ranges, self.principals)
+        return (await self.retriever.ask(request.to_dict(), self, DocumentResponse, "documents")).texts
 
     async def read(self, request: ReadRequest) -> ReadResponse:
         """Spans by the release's reader, which names itself by version or by digest.
