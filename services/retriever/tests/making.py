@@ -3,14 +3,15 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import faiss
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from quarry_contract.index_store import INDEX_DATABASE, SCHEMA, SCHEMA_VERSION, connect
 from quarry_contract.manifests import Chunker, IndexManifest, ModelManifest, digest_file, write_manifest
 from quarry_runtime.encode import Encoder
 from tokenizers import Tokenizer
@@ -23,12 +24,6 @@ DIMENSION = 16
 CANARY = "crane wind speed"
 POISON = "kaboom"  # a token without an embedding: the model fails on it, for real
 WORDS = "the crane wind speed limit concrete wall cured days scaffold inspection gate fire plan hoist minutes meeting tower what is of stops work at".split()
-SCHEMA = """
-CREATE TABLE documents(document_id TEXT PRIMARY KEY, version TEXT NOT NULL, title TEXT NOT NULL, source TEXT NOT NULL,
-                       media_type TEXT NOT NULL, text TEXT NOT NULL, metadata TEXT NOT NULL);
-CREATE TABLE passages(rowid INTEGER PRIMARY KEY, passage_id TEXT UNIQUE NOT NULL, document_id TEXT NOT NULL REFERENCES documents,
-                      start INTEGER NOT NULL, end INTEGER NOT NULL, text TEXT NOT NULL, page INTEGER, section TEXT);
-"""
 
 
 @dataclass(frozen=True)
@@ -40,10 +35,20 @@ class Document:
     text: str
     metadata: dict[str, str | int | float | bool] = field(default_factory=dict)
     sections: tuple[str | None, ...] = ()
+    principals: tuple[str, ...] = ("*",)
 
     @property
     def version(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def passages(self) -> list[tuple[str, int, int, str, int, str | None]]:
+        """passage_id, start, end, text, page, section."""
+        rows = []
+        for i, (start, end) in enumerate(paragraphs(self)):
+            section = self.sections[i] if i < len(self.sections) else None
+            rows.append((f"{self.document_id}#{i}@{self.version[:6]}", start, end, self.text[start:end], i + 1, section))
+        return rows
 
 
 DOCUMENTS = (
@@ -113,44 +118,76 @@ def paragraphs(document: Document) -> list[tuple[int, int]]:
     return places
 
 
+class Writer:
+    """Changes index.db as ingestion does: one document, one transaction."""
+
+    def __init__(self, folder: Path, encode: Callable[[list[str]], np.ndarray]) -> None:
+        new = not (folder / INDEX_DATABASE).exists()
+        self._database = connect(folder / INDEX_DATABASE, writing=True)
+        if new:
+            self._database.executescript(SCHEMA)
+        self._encode = encode
+
+    def put(self, document: Document) -> None:
+        """Add it, or replace what there is of it."""
+        vectors = self._encode([passage[3] for passage in document.passages])
+        with self.change() as (database, revision):
+            self._remove(document.document_id, revision)
+            shown = (json.dumps(document.metadata), json.dumps(sorted(document.principals)))
+            head = (document.document_id, document.version, document.title, "test", "text/plain", document.text, "[]", "[]", *shown, revision)
+            database.execute("INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", head)
+            columns = 'passages(passage_id, document_id, start, "end", text, page, section, revision)'
+            for (passage_id, *rest), vector in zip(document.passages, vectors, strict=True):
+                values = (passage_id, document.document_id, *rest, revision)
+                [row] = database.execute(f"INSERT INTO {columns} VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING row", values).fetchone()
+                database.execute("INSERT INTO vectors VALUES (?, ?)", (row, vector.astype("<f4").tobytes()))
+
+    def delete(self, document_id: str) -> None:
+        """Take it out."""
+        with self.change() as (database, revision):
+            self._remove(document_id, revision)
+            database.execute("DELETE FROM documents WHERE document_id = ?", (document_id,))
+
+    def update(self, document_id: str, **values: str) -> None:
+        """Change columns of a document and leave its passages as they are."""
+        with self.change() as (database, revision):
+            for name, value in values.items():
+                database.execute(f"UPDATE documents SET {name} = ?, revision = ? WHERE document_id = ?", (value, revision, document_id))
+
+    def forget(self) -> None:
+        """Cut the log of what was removed."""
+        with self.change() as (database, revision):
+            database.execute("DELETE FROM removed")
+            database.execute("UPDATE state SET oldest = ?", (revision,))
+
+    @contextmanager
+    def change(self) -> Iterator[tuple[sqlite3.Connection, int]]:
+        """One transaction: the connection and the revision it makes."""
+        self._database.execute("BEGIN IMMEDIATE")
+        [revision] = self._database.execute("UPDATE state SET revision = revision + 1 RETURNING revision").fetchone()
+        yield self._database, revision
+        self._database.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _remove(self, document_id: str, revision: int) -> None:
+        for (row,) in self._database.execute("SELECT row FROM passages WHERE document_id = ?", (document_id,)).fetchall():
+            self._database.execute("INSERT INTO removed VALUES (?, ?)", (row, revision))
+            self._database.execute("DELETE FROM vectors WHERE row = ?", (row,))
+            self._database.execute("DELETE FROM passages WHERE row = ?", (row,))
+
+
 def make_index(folder: Path, model_dir: Path, documents: Sequence[Document]) -> Path:
     """An index generation of these documents, whole."""
     folder.mkdir(parents=True, exist_ok=True)
     encoder = Encoder.load(model_dir)
-    rows = []
+    writer = Writer(folder, encoder.encode)
     for document in documents:
-        for i, (start, end) in enumerate(paragraphs(document)):
-            section = document.sections[i] if i < len(document.sections) else None
-            rows.append((f"{document.document_id}#{i}", document.document_id, start, end, document.text[start:end], i + 1, section))
-    write_database(folder / "passages.db", documents, rows)
-    vectors = encoder.encode([row[4] for row in rows])
-    write_vectors(folder / "dense.faiss", vectors)
-    write_index_manifest(folder, encoder, len(documents), len(rows))
-    return folder
-
-
-def write_database(path: Path, documents: Sequence[Document], rows: Sequence[tuple[object, ...]]) -> None:
-    """passages.db."""
-    database = sqlite3.connect(path)
-    database.executescript(SCHEMA)
-    values = [(d.document_id, d.version, d.title, "test", "text/plain", d.text, json.dumps(d.metadata)) for d in documents]
-    database.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-    database.executemany("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(i, *row) for i, row in enumerate(rows, 1)])
-    database.commit()
-    database.close()
-
-
-def write_vectors(path: Path, vectors: np.ndarray) -> None:
-    """dense.faiss."""
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    faiss.write_index(index, str(path))
-
-
-def write_index_manifest(folder: Path, encoder: Encoder, documents: int, passages: int) -> None:
-    """index.json over the files as they are."""
-    files = {name: digest_file(folder / name) for name in ("passages.db", "dense.faiss")}
+        writer.put(document)
+    writer.close()
     canary = tuple(float(x) for x in encoder.encode([CANARY])[0])
-    chunker = Chunker("paragraphs", 1, 64, 0)
-    created = "2026-11-23T00:00:00+00:00"
-    write_manifest(folder / "index.json", IndexManifest("g1", created, encoder.manifest.digest, DIMENSION, chunker, documents, passages, files, CANARY, canary))
+    made = ("2026-11-23T00:00:00+00:00", encoder.manifest.digest, DIMENSION, Chunker("paragraphs", 1, 64, 0), SCHEMA_VERSION)
+    write_manifest(folder / "index.json", IndexManifest("g1", *made, CANARY, canary))
+    return folder

@@ -20,7 +20,7 @@ from quarry_runtime.encode import Encoder
 from quarry_retriever.index import Index
 from quarry_retriever.search import Searcher
 
-from .making import DOCUMENTS, POISON
+from .making import DOCUMENTS, POISON, Document, Writer, make_index
 from .serving import WRAPPER, lean, wrapped
 
 SECRET = "zyzzyva"
@@ -224,6 +224,38 @@ def test_metrics_tell_what_is_served_and_how(server: str) -> None:
     assert any('outcome="degraded",retrieval="hybrid"' in line for line in counted)
     assert 'quarry_search_seconds_count{retrieval="tfidf"}' in text
     assert POISON not in text
+
+
+@pytest.mark.parametrize("running", [lean, wrapped])
+def test_a_running_server_follows_its_index(running: Any, model_dir: Path, tmp_path: Path) -> None:
+    folder = make_index(tmp_path, model_dir, [])
+    writer = Writer(folder, Encoder.load(model_dir).encode)
+    with running(model_dir, folder) as (url, _):
+
+        def seen(*principals: str) -> bool:
+            return bool(search(url, question="crane plan", principals=principals).passages)
+
+        def until(expected: bool) -> None:
+            limit = time.monotonic() + 60
+            while seen("group:a") != expected:
+                assert time.monotonic() < limit, "did not happen in time"
+                time.sleep(0.05)
+
+        assert not seen("group:a")
+        writer.put(Document("plan", "Plan", "The crane plan.", principals=("group:a",)))
+        until(True)
+        assert not seen() and not seen("group:b")
+        text = httpx.get(f"{url}/prometheus").text
+        assert all(
+            f"{line}.0\n" in text for line in ("quarry_index_revision 1", "quarry_index_passages 1", "quarry_index_documents 1", "quarry_index_follow_errors 0")
+        )
+        for principals, expected in ((["group:a"], "The"), (["group:b"], None)):
+            asked = {"ranges": [{"document_id": "plan", "start": 0, "end": 3}], "principals": principals}
+            [words] = post(url, {"jsonData": {"documents": asked}}).json()["jsonData"]["documents"]["texts"]
+            assert (words and words["text"]) == expected
+        writer.delete("plan")
+        until(False)
+    writer.close()
 
 
 def test_sigterm_under_load_loses_no_accepted_request(model_dir: Path, index_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from quarry_runtime.server import BUCKETS
 from quarry_runtime.session import cpus
 from quarry_runtime.settings import number
 
-from .index import Index
+from .index import EXACT_UP_TO, Index
 from .search import Searcher
 from .workers import Workers
 
@@ -29,10 +30,11 @@ class RetrieverSettings:
     model_ref: str = ""  # as in models:/retriever/3; empty = name and digest
     threads: int = 1
     max_waiting: int = 64
+    exact_up_to: int = EXACT_UP_TO  # passages whose vectors are all compared; more are searched by a graph
 
     @classmethod
     def from_environment(cls) -> "RetrieverSettings":
-        """Read QUARRY_RETRIEVER_MODEL_DIR, _INDEX_DIR, _MODEL_REF, _THREADS, _MAX_WAITING.
+        """Read QUARRY_RETRIEVER_MODEL_DIR, _INDEX_DIR, _MODEL_REF, _THREADS, _MAX_WAITING, _EXACT_UP_TO.
 
         Raises:
             SystemExit: a number is out of range.
@@ -43,6 +45,7 @@ class RetrieverSettings:
             os.environ.get("QUARRY_RETRIEVER_MODEL_REF", ""),
             int(number("QUARRY_RETRIEVER_THREADS", cpus(), 1, 256)),
             int(number("QUARRY_RETRIEVER_MAX_WAITING", cls.max_waiting, 0, 100_000)),
+            int(number("QUARRY_RETRIEVER_EXACT_UP_TO", cls.exact_up_to, 0, 1_000_000_000)),
         )
 
 
@@ -70,9 +73,10 @@ class Retriever:
         manifest = encoder.manifest
         tied = manifest.question_encoder == manifest.passage_encoder
         passage_encoder = encoder if tied else Encoder.load(settings.model_dir, "passage")
-        index = Index.open(settings.index_dir, manifest.digest, passage_encoder.encode)
+        index = Index.open(settings.index_dir, manifest.digest, passage_encoder.encode, settings.exact_up_to)
         retriever = cls(encoder, index, settings, registry)
         retriever._searcher.search(SearchRequest("ready?", retrieval="dense"))
+        index.follow()
         return retriever
 
     async def predict(self, data: Any, deadline: float) -> dict[str, Any]:
@@ -104,9 +108,9 @@ class Retriever:
             self._searches.labels(request.retrieval, outcome).inc()
 
     async def documents(self, request: DocumentRequest, deadline: float) -> DocumentResponse:
-        """The words of each range; None where there is no such document or version."""
+        """The words of each range; None where there is no such document or version, or not for this caller."""
         store = self.index.store
-        return await self._workers.run(lambda: DocumentResponse(tuple(store.text(asked) for asked in request.ranges)), deadline)
+        return await self._workers.run(lambda: DocumentResponse(store.texts(request.ranges, request.principals)), deadline)
 
     def metadata(self) -> dict[str, Any]:
         """What Seldon's /metadata tells."""
@@ -116,6 +120,7 @@ class Retriever:
     def close(self) -> None:
         """Stop the threads."""
         self._workers.close()
+        self.index.close()
 
     def _search(self, request: SearchRequest) -> SearchResponse:
         began = time.perf_counter()
@@ -126,17 +131,19 @@ class Retriever:
 
     def _describe(self, registry: CollectorRegistry) -> None:
         """Gauges: what is served, and the queue."""
-        manifest = self.index.manifest
+        index, workers = self.index, self._workers
         info = Gauge("quarry_index_info", "The generation served", ["generation", "encoder_digest", "model"], registry=registry)
-        info.labels(manifest.generation, manifest.encoder_digest, self._name).set(1)
-        Gauge("quarry_index_passages", "Passages of the generation served", registry=registry).set(manifest.passages)
-        Gauge("quarry_index_documents", "Documents of the generation served", registry=registry).set(manifest.documents)
-        queue = {
-            "quarry_search_admitted": ("Requests waiting or being computed", lambda: self._workers.admitted),
-            "quarry_search_refused": ("Requests refused because the queue was full, since the start", lambda: self._workers.refused),
-            "quarry_search_dropped": ("Requests dropped before they began, since the start", lambda: self._workers.dropped),
+        info.labels(index.manifest.generation, index.manifest.encoder_digest, self._name).set(1)
+        values: dict[str, tuple[str, Callable[[], float]]] = {
+            "quarry_index_revision": ("Revision of the index that questions are answered from", lambda: index.snapshot.revision),
+            "quarry_index_passages": ("Passages of the index", lambda: index.snapshot.passages),
+            "quarry_index_documents": ("Documents of the index", lambda: index.snapshot.documents),
+            "quarry_index_follow_errors": ("Times the index's changes could not be read, since the start", lambda: index.follow_errors),
+            "quarry_search_admitted": ("Requests waiting or being computed", lambda: workers.admitted),
+            "quarry_search_refused": ("Requests refused because the queue was full, since the start", lambda: workers.refused),
+            "quarry_search_dropped": ("Requests dropped before they began, since the start", lambda: workers.dropped),
         }
-        for name, (text, value) in queue.items():
+        for name, (text, value) in values.items():
             Gauge(name, text, registry=registry).set_function(value)
 
 

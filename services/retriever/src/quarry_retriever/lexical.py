@@ -1,18 +1,21 @@
-"""Lexical search: one tokenisation, two weightings (BM25 and TF-IDF)."""
+"""Lexical search: one tokenisation, two weightings (BM25 and TF-IDF), both over the passages the caller may see and no others."""
 
-import logging
+import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-import bm25s
 import numpy as np
 import Stemmer
-from bm25s.stopwords import STOPWORDS_EN
 from quarry_runtime.session import Array
-from sklearn.feature_extraction.text import TfidfVectorizer
 
-logging.getLogger("bm25s").setLevel(logging.WARNING)
+K1, B = 1.5, 0.75
+# 1 + ln(count); looked up, so that equal counts weigh the same to the last bit wherever they stand in an array.
+_DAMPED = np.array([0.0, *(1 + math.log(count) for count in range(1, 2**16))])
 
 # Words with inner apostrophes; codes and numbers joined by . / - or a comma: "c32/40", "ms-014", "3.1", "9,500".
 _TOKEN = re.compile(r"[^\W_]+(?:['.,/-][^\W_]+)*")
@@ -20,6 +23,8 @@ _PART = re.compile(r"[^\W_]+")
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?\Z")
 _LETTERS_DIGITS = re.compile(r"[^\W\d_]+|\d+")
 
+# Lucene's English stop words.
+_STOP_WORDS = "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to was will with".split()
 # How a question asks says nothing of what it asks for; left in, these words pull towards passages that happen to hold them.
 _QUESTION_WORDS = "what which who whom whose when where why how many much do does did".split()
 
@@ -33,7 +38,7 @@ class Analyser:
 
     def __init__(self) -> None:
         self._stem = Stemmer.Stemmer("english").stemWord
-        self._stop = frozenset([*STOPWORDS_EN, *_QUESTION_WORDS])
+        self._stop = frozenset([*_STOP_WORDS, *_QUESTION_WORDS])
 
     def __call__(self, text: str) -> list[str]:
         """The terms, in order, repeats kept."""
@@ -61,41 +66,156 @@ def _plain(text: str) -> str:
     return "".join(c for c in folded if not unicodedata.combining(c))
 
 
-class Bm25:
-    """BM25 in Lucene's variant (Kamphuis et al. 2020; Robertson & Zaragoza 2009), by bm25s."""
+class Vocabulary:
+    """Terms to numbers. Only grows, by one thread; others may look terms up meanwhile."""
 
-    def __init__(self, passages: Sequence[Sequence[str]], k1: float = 1.5, b: float = 0.75) -> None:
-        self._rows = len(passages)
-        self._terms: dict[str, int] = {}
-        ids = [[self._terms.setdefault(term, len(self._terms)) for term in terms] for terms in passages]
-        self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
-        if self._terms:
-            self._index.index((ids, dict(self._terms)), show_progress=False)
+    def __init__(self) -> None:
+        self._number: dict[str, int] = {}
 
-    def scores(self, question: Sequence[str]) -> Array:
-        """float32 (rows,): 0 where no term of the question stands."""
-        known = [self._terms[term] for term in question if term in self._terms]
-        if not known:
-            return np.zeros(self._rows, np.float32)
-        found: Array = self._index.get_scores_from_ids(known)
+    def add(self, term: str) -> int:
+        """The term's number, a new one if need be."""
+        return self._number.setdefault(term, len(self._number))
+
+    def find(self, term: str) -> int | None:
+        """The term's number; None when no passage ever had it."""
+        return self._number.get(term)
+
+
+@dataclass(frozen=True, eq=False)
+class Postings:
+    """Which passages have which term how often: of the term `terms[i]`, the slice `starts[i]:starts[i + 1]` of `rows` and `counts`."""
+
+    terms: Array  # int32 (terms,), ascending
+    starts: Array  # int64 (terms + 1,)
+    rows: Array  # int32 (entries,), ascending within a term
+    counts: Array  # int32 (entries,)
+    lengths: Array  # int64 (rows,): in terms, repeats counted
+    norms: Array  # float64 (rows,): Euclidean length of the damped counts
+
+    @classmethod
+    def of(cls, passages: Iterable[Sequence[str]], vocabulary: Vocabulary) -> "Postings":
+        """Of passages given as their terms."""
+        entries = array("i")  # term, row, count, term, row, count ...
+        lengths, norms = array("q"), array("d")
+        for row, terms in enumerate(passages):
+            counts = Counter(terms)
+            for term, count in counts.items():
+                entries.extend((vocabulary.add(term), row, count))
+            lengths.append(len(terms))
+            norms.append(math.sqrt(math.fsum(float(_damped(count)) ** 2 for count in counts.values())))
+        numbers = np.frombuffer(entries, np.int32).reshape(-1, 3)
+        return cls._sorted(numbers[:, 0], numbers[:, 1], numbers[:, 2], np.array(lengths, np.int64), np.array(norms, np.float64))
+
+    @classmethod
+    def merged(cls, parts: Sequence["Postings"], places: Sequence[Array]) -> "Postings":
+        """`places`: int64 (rows,) per part, the row each one gets, -1 for those left out. The rows given out are 0, 1, 2 ..."""
+        kept = [(place >= 0)[part.rows] for part, place in zip(parts, places, strict=True)]
+        terms = [np.repeat(part.terms, np.diff(part.starts))[keep] for part, keep in zip(parts, kept, strict=True)]
+        rows = [place[part.rows[keep]] for part, place, keep in zip(parts, places, kept, strict=True)]
+        counts = [part.counts[keep] for part, keep in zip(parts, kept, strict=True)]
+        lengths, norms = (arranged([getattr(part, name) for part in parts], places) for name in ("lengths", "norms"))
+        return cls._sorted(np.concatenate(terms), np.concatenate(rows), np.concatenate(counts), lengths, norms)
+
+    @classmethod
+    def _sorted(cls, terms: Array, rows: Array, counts: Array, lengths: Array, norms: Array) -> "Postings":
+        order = np.lexsort((rows, terms))
+        different, starts = np.unique(terms[order], return_index=True)
+        return cls(different, np.append(starts, len(order)), rows[order].astype(np.int32), counts[order], lengths, norms)
+
+    def having(self, term: int) -> tuple[Array, Array]:
+        """Rows and counts of a term; empty when no row has it."""
+        at = int(np.searchsorted(self.terms, term))
+        found = slice(self.starts[at], self.starts[at + 1]) if at < len(self.terms) and self.terms[at] == term else slice(0)
+        return self.rows[found], self.counts[found]
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """The passages one caller may see, and how the question's terms weigh in them: the hidden ones count nowhere."""
+
+    postings: Sequence[Postings]
+    visible: Sequence[Array]  # bool (rows,) per part
+    vocabulary: Vocabulary
+
+    @cached_property
+    def passages(self) -> int:
+        """How many there are."""
+        return sum(int(mask.sum()) for mask in self.visible)
+
+    @cached_property
+    def terms(self) -> int:
+        """The length of all of them."""
+        return sum(int(part.lengths[mask].sum()) for part, mask in zip(self.postings, self.visible, strict=True))
+
+    def bm25(self, question: Sequence[str]) -> list[Array]:
+        """BM25 in Lucene's variant (Kamphuis et al. 2020; Robertson & Zaragoza 2009): float32 (rows,) per part, 0 where no term of the question stands."""
+
+        def weight(found: _Found) -> Iterator[Array]:
+            idf = math.log(1 + (self.passages - found.passages + 0.5) / (found.passages + 0.5))
+            mean = self.terms / self.passages
+            for part, (rows, counts) in zip(self.postings, found.entries, strict=True):
+                yield found.repeats * idf * counts / (counts + K1 * (1 - B + B * part.lengths[rows] / mean))
+
+        return self._scores([(found, weight(found)) for found in self._found(question)])
+
+    def tfidf(self, question: Sequence[str]) -> list[Array]:
+        """Cosine of TF-IDF vectors, SMART lnc.ltc (Manning, Raghavan & Schütze 2008, 6.4.3), idf smoothed as 1 + ln((1 + N) / (1 + df)).
+
+        float32 (rows,) per part, 0 where no term of the question stands. Without idf on the passages' side their norms are
+        the same whoever asks.
+        """
+        asked = self._found(question)
+        weights = [float(_damped(found.repeats)) * (1 + math.log((1 + self.passages) / (1 + found.passages))) for found in asked]
+        norm = math.sqrt(math.fsum(w * w for w in weights))
+
+        def weight(found: _Found, own: float) -> Iterator[Array]:
+            for part, (rows, counts) in zip(self.postings, found.entries, strict=True):
+                yield own / norm * _damped(counts) / part.norms[rows]
+
+        return self._scores([(found, weight(found, own)) for found, own in zip(asked, weights, strict=True)])
+
+    def _found(self, question: Sequence[str]) -> list["_Found"]:
+        """The question's terms that stand in a visible passage, in the question's order: so the sums are the same to the last bit, whatever is hidden."""
+        found = []
+        for term, repeats in Counter(question).items():
+            number = self.vocabulary.find(term)
+            if number is not None:
+                entries = [_among(part, mask, number) for part, mask in zip(self.postings, self.visible, strict=True)]
+                passages = sum(len(rows) for rows, _ in entries)
+                if passages:
+                    found.append(_Found(repeats, passages, entries))
         return found
 
-
-class TfIdf:
-    """Cosine of TF-IDF vectors, term frequencies damped by 1 + log(tf) (scikit-learn's TfidfVectorizer)."""
-
-    def __init__(self, passages: Sequence[Sequence[str]]) -> None:
-        self._rows = len(passages)
-        self._vectorizer = TfidfVectorizer(analyzer=_unchanged, sublinear_tf=True, dtype=np.float32)
-        self._by_term = self._vectorizer.fit_transform(passages).T.tocsr() if any(passages) else None
-
-    def scores(self, question: Sequence[str]) -> Array:
-        """float32 (rows,): 0 where no term of the question stands."""
-        if self._by_term is None:
-            return np.zeros(self._rows, np.float32)
-        found: Array = (self._vectorizer.transform([question]) @ self._by_term).toarray()[0]
-        return found
+    def _scores(self, weighted: Sequence[tuple["_Found", Iterator[Array]]]) -> list[Array]:
+        totals = [np.zeros(len(mask), np.float64) for mask in self.visible]
+        for found, weights in weighted:
+            for total, (rows, _), weight in zip(totals, found.entries, weights, strict=True):
+                total[rows] += weight  # a term has a row once
+        return [total.astype(np.float32) for total in totals]
 
 
-def _unchanged(terms: Sequence[str]) -> Sequence[str]:
-    return terms
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A term of the question: how often it stands there, in how many visible passages it stands, and per part in which, how often."""
+
+    repeats: int
+    passages: int
+    entries: Sequence[tuple[Array, Array]]
+
+
+def _damped(counts: Array | int) -> Array:
+    return _DAMPED[np.minimum(counts, len(_DAMPED) - 1)]
+
+
+def _among(part: Postings, visible: Array, term: int) -> tuple[Array, Array]:
+    rows, counts = part.having(term)
+    seen = visible[rows]
+    return rows[seen], counts[seen]
+
+
+def arranged(values: Sequence[Array], places: Sequence[Array]) -> Array:
+    """One array of several: `values` (rows, ...) per part, each row put where `places` says, those with -1 left out."""
+    result = np.empty((sum(int((place >= 0).sum()) for place in places), *values[0].shape[1:]), values[0].dtype)
+    for value, place in zip(values, places, strict=True):
+        result[place[place >= 0]] = value[place >= 0]
+    return result

@@ -1,23 +1,27 @@
-"""The words of an index generation: passages.db, opened read-only."""
+"""Reading index.db: the rows that searching needs, checked, and the words that answers show."""
 
 import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
+import numpy as np
 from quarry_contract.codec import Scalar
+from quarry_contract.index_store import EVERYONE, connect
 from quarry_contract.manifests import ManifestError
 from quarry_contract.messages import DocumentText, Passage, TextRange
+from quarry_runtime.session import Array
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a search needs to know of one passage; rows are numbered from 0 in the order of `passages.rowid`."""
+    """What a search needs to know of one passage."""
 
+    row: int
     document_id: str
     version: str
     title: str
@@ -25,88 +29,146 @@ class Row:
     page: int | None
     text: str
     metadata: dict[str, Scalar]
+    principals: frozenset[str]
+    vector: Array  # float32 (dimension,)
 
 
-_PASSAGES = """SELECT p.rowid, p.passage_id, p.document_id, d.version, d.title, p.start, p."end", p.text, p.page, p.section, d.metadata
-               FROM passages p JOIN documents d ON d.document_id = p.document_id"""
-_DOCUMENT = """SELECT version, title, length(text), substr(text, ? + 1, ?), metadata FROM documents WHERE document_id = ?"""
-_ROWS_AT_ONCE = 500  # SQLite's limit on variables was 999 for long
+@dataclass(frozen=True)
+class State:
+    """How far index.db has come."""
+
+    revision: int
+    oldest: int
+    documents: int
+
+
+# A document may be read when one of the caller's principals, a JSON list, is among its own.
+_READABLE = "EXISTS (SELECT 1 FROM json_each(d.principals) WHERE value IN (SELECT value FROM json_each(?)))"
+_PASSAGES = """SELECT p.row, p.passage_id, d.document_id, d.version, d.title, p.start, p."end", p.text, p.page, p.section, d.metadata
+               FROM passages p JOIN documents d USING (document_id)"""
+_DOCUMENT = f"""SELECT version, title, length(text), substr(text, ? + 1, ?), metadata
+                FROM documents d WHERE document_id = ? AND {_READABLE}"""  # noqa: S608 - names of our own
+_CHANGED = "SELECT document_id, version, title, text, metadata, principals FROM documents WHERE revision > ? ORDER BY document_id"
+_ROWS = """SELECT p.row, p.start, p."end", p.text, p.section, p.page, v.vector
+           FROM passages p LEFT JOIN vectors v USING (row) WHERE p.document_id = ? ORDER BY p.row"""
+
+
+@contextmanager
+def reading(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Everything read inside is of one revision."""
+    connection.execute("BEGIN")
+    try:
+        yield connection
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def state(connection: sqlite3.Connection) -> State:
+    """As of now, or of the transaction."""
+    revision, oldest = connection.execute("SELECT revision, oldest FROM state").fetchone()
+    [documents] = connection.execute("SELECT count(*) FROM documents").fetchone()
+    return State(revision, oldest, documents)
+
+
+def removed(connection: sqlite3.Connection, above: int) -> list[int]:
+    """The rows that went after revision `above`."""
+    return [row for (row,) in connection.execute("SELECT row FROM removed WHERE revision > ?", (above,))]
+
+
+def rows(connection: sqlite3.Connection, above: int, dimension: int) -> list[Row]:
+    """All rows of the documents that changed after revision `above` (-1 = of all documents), ascending.
+
+    Raises:
+        ManifestError: a passage is not true to its document, or its vector or its document's metadata are not what they must be.
+    """
+    found = []
+    for document_id, version, title, text, metadata, principals in connection.execute(_CHANGED, (above,)):
+        shared = (_metadata(metadata), _principals(principals))
+        for row, start, end, words, section, page, vector in connection.execute(_ROWS, (document_id,)):
+            if not (0 <= start < end <= len(text) and text[start:end] == words):
+                raise ManifestError(f"index.db: passage {row} is not the words of its document at its offsets")
+            found.append(Row(row, document_id, version, title, section, page, words, *shared, _vector(row, vector, dimension)))
+    return sorted(found, key=lambda r: r.row)
+
+
+def check_whole(connection: sqlite3.Connection, passages: int) -> None:
+    """Check the file itself, and that the documents' passages are all there are.
+
+    Raises:
+        ManifestError: saying what is wrong.
+    """
+    [verdict] = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise ManifestError("index.db is damaged: SQLite's quick_check fails")
+    for table in ("passages", "vectors"):
+        [counted] = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608 - names of our own
+        if counted != passages:
+            raise ManifestError(f"index.db holds {counted} {table} and its documents have {passages} passages")
 
 
 class PassageStore:
-    """passages.db. Each thread gets a connection of its own; the file is never written (`immutable=1`: no locks either)."""
+    """index.db for questions: a connection per thread, closed when the thread ends."""
 
     def __init__(self, path: Path) -> None:
-        self._uri = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
+        self._path = path
         self._local = threading.local()
-        self._open: list[sqlite3.Connection] = []
 
-    def close(self) -> None:
-        """Close every thread's connection."""
-        for connection in self._open:
-            connection.close()
-        self._open.clear()
+    def passages(self, rows: Sequence[int], revision: int, principals: Sequence[str]) -> list[Passage | None]:
+        """The passages of these rows (at most a few hundred), in the order given; of one version of each document.
 
-    def passages(self, rows: Sequence[int]) -> list[Passage]:
-        """The passages of these rows (0-based), in the order given."""
-        found: dict[int, Passage] = {}
-        for begin in range(0, len(rows), _ROWS_AT_ONCE):
-            part = [row + 1 for row in rows[begin : begin + _ROWS_AT_ONCE]]
-            marks = ",".join("?" * len(part))
-            for rowid, *values, metadata in self._connection().execute(f"{_PASSAGES} WHERE p.rowid IN ({marks})", part):
-                found[rowid - 1] = Passage(*[*values, json.loads(metadata)])
-        return [found[row] for row in rows]
-
-    def text(self, asked: TextRange) -> DocumentText | None:
-        """The words of a range, cut to the document's end; None when there is no such document or version."""
-        top = 2**31 - 1  # longer than any text SQLite holds; its substr() takes no larger numbers
-        start, end = min(asked.start, top), min(asked.end, top)
-        row = self._connection().execute(_DOCUMENT, (start, end - start, asked.document_id)).fetchone()
-        if row is None or asked.version not in (None, row[0]):
-            return None
-        version, title, length, text, metadata = row
-        return DocumentText(asked.document_id, version, title, length, min(start, length), min(end, length), text, json.loads(metadata))
-
-    def check(self, documents: int, passages: int) -> list[Row]:
-        """All rows, after checking that they are whole: as many as the manifest says, numbered without gaps, and true to their documents.
-
-        Raises:
-            ManifestError: saying what is wrong.
+        None for what is gone, is not for these principals, or belongs to a document that changed after `revision`.
         """
-        try:
-            connection = self._connection()
-            [counted] = connection.execute("SELECT count(*) FROM documents").fetchone()
-            rows = list(self._checked(connection))
-        except (sqlite3.Error, ValueError, TypeError) as error:
-            raise ManifestError(f"passages.db cannot be read: {type(error).__name__}") from error
-        if counted != documents or len(rows) != passages:
-            raise ManifestError(f"passages.db holds {counted} documents and {len(rows)} passages, its manifest says {documents} and {passages}")
-        return rows
+        marks = ",".join("?" * len(rows))
+        asked = f"{_PASSAGES} WHERE p.row IN ({marks}) AND d.revision <= ? AND {_READABLE}"
+        found = self.connection().execute(asked, [*rows, revision, _asked(principals)])
+        passages = {row: Passage(*[*values, json.loads(metadata)]) for row, *values, metadata in found}
+        return [passages.get(row) for row in rows]
 
-    def _checked(self, connection: sqlite3.Connection) -> Iterator[Row]:
-        current, canonical, metadata = "", "", {}
-        for number, (rowid, *values, raw) in enumerate(connection.execute(f"{_PASSAGES} ORDER BY p.rowid"), 1):
-            _, document_id, version, title, start, end, text, page, section = values
-            if document_id != current or number == 1:
-                current, metadata = document_id, _metadata(raw)
-                [canonical] = connection.execute("SELECT text FROM documents WHERE document_id = ?", (current,)).fetchone()
-            if rowid != number:
-                raise ManifestError(f"passages.db: passages are not numbered 1, 2, 3 ... (row {number})")
-            if not (0 <= start < end <= len(canonical) and canonical[start:end] == text):
-                raise ManifestError(f"passages.db: passage {rowid} is not the words of its document at its offsets")
-            yield Row(document_id, version, title, section, page, text, metadata)
+    def texts(self, ranges: Sequence[TextRange], principals: Sequence[str]) -> tuple[DocumentText | None, ...]:
+        """The words of each range, cut to the document's end, all of one revision; None when there is no such document or version for these principals."""
+        with reading(self.connection()) as connection:
+            return tuple(_text(connection, asked, _asked(principals)) for asked in ranges)
 
-    def _connection(self) -> sqlite3.Connection:
+    def connection(self) -> sqlite3.Connection:
+        """This thread's."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(self._uri, uri=True, check_same_thread=False)  # used by one thread, closed by another
-            self._local.connection = connection
-            self._open.append(connection)
+            connection = self._local.connection = connect(self._path)
         return connection
+
+
+def _asked(principals: Sequence[str]) -> str:
+    return json.dumps([EVERYONE, *principals])
+
+
+def _text(connection: sqlite3.Connection, asked: TextRange, principals: str) -> DocumentText | None:
+    top = 2**31 - 1  # longer than any text SQLite holds; its substr() takes no larger numbers
+    start, end = min(asked.start, top), min(asked.end, top)
+    row = connection.execute(_DOCUMENT, (start, end - start, asked.document_id, principals)).fetchone()
+    if row is None or asked.version not in (None, row[0]):
+        return None
+    version, title, length, text, metadata = row
+    return DocumentText(asked.document_id, version, title, length, min(start, length), min(end, length), text, json.loads(metadata))
 
 
 def _metadata(raw: str) -> dict[str, Any]:
     metadata = json.loads(raw)
     if not isinstance(metadata, dict) or not all(isinstance(v, str | int | float | bool) for v in metadata.values()):
-        raise ManifestError("passages.db: a document's metadata is not a JSON object of texts, numbers and booleans")
+        raise ManifestError("index.db: a document's metadata is not a JSON object of texts, numbers and booleans")
     return metadata
+
+
+def _principals(raw: str) -> frozenset[str]:
+    principals = json.loads(raw)
+    if not isinstance(principals, list) or not all(isinstance(p, str) for p in principals):
+        raise ManifestError("index.db: a document's principals are not a JSON list of texts")
+    return frozenset(principals)
+
+
+def _vector(row: int, raw: bytes | None, dimension: int) -> Array:
+    if not isinstance(raw, bytes) or len(raw) != 4 * dimension:
+        raise ManifestError(f"index.db: passage {row} has no vector of {dimension} numbers")
+    vector = np.frombuffer(raw, "<f4")
+    if not np.isfinite(vector).all():  # of any length: DPR's own encoders do not normalise
+        raise ManifestError(f"index.db: passage {row} has a vector that is not finite")
+    return vector

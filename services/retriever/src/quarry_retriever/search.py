@@ -9,7 +9,8 @@ from quarry_contract.messages import ScoredPassage, SearchRequest, SearchRespons
 from quarry_runtime.session import Array
 
 from .index import Encode, Index
-from .vectors import Hits, best
+from .snapshot import Snapshot
+from .vectors import Hits, best, joined
 
 log = logging.getLogger("quarry")
 # Reciprocal rank fusion (Cormack, Clarke and Buettcher 2009), with their 60 lowered to 10 and BM25 trusted more: chosen on the
@@ -17,6 +18,7 @@ log = logging.getLogger("quarry")
 RRF_K = 10
 DENSE_WEIGHT = 0.6
 MIN_CANDIDATES = 50
+ATTEMPTS = 4  # the first and three more
 NO_SCORE = 1e-6  # a lexical score up to this is no match
 
 
@@ -31,50 +33,61 @@ class Searcher:
     def search(self, request: SearchRequest) -> SearchResponse:
         """The best passages; equal scores in the order of their rows, so that the same question always gives the same answer.
 
+        A passage that changed since the snapshot was made means another search on a newer one. When they still change after
+        ATTEMPTS, the answer is those that did not.
+
         Raises:
             QuarryError: `invalid_request` for an unknown filter field; `internal` when dense search was asked for and fails.
         """
-        allowed = self._index.filters.allowed(request.filters)
-        hits, degraded = self._hits(request, allowed)
-        passages = self._index.store.passages([int(row) for row in hits.rows])
-        scored = tuple(ScoredPassage(p, float(score)) for p, score in zip(passages, hits.scores, strict=True))
+        for attempt in range(1, ATTEMPTS + 1):
+            snapshot = self._index.snapshot
+            hits, degraded = self._hits(request, snapshot)
+            passages = self._index.store.passages(hits.rows.tolist(), snapshot.revision, request.principals)
+            if all(passages) or attempt == ATTEMPTS:
+                break
+            self._index.try_refresh()
+        scored = tuple(ScoredPassage(p, float(score)) for p, score in zip(passages, hits.scores, strict=True) if p)
         return SearchResponse(scored, self._index.manifest.generation, self._model, degraded)
 
-    def _hits(self, request: SearchRequest, allowed: Array | None) -> tuple[Hits, tuple[str, ...]]:
+    def _hits(self, request: SearchRequest, snapshot: Snapshot) -> tuple[Hits, tuple[str, ...]]:
+        view = snapshot.view(frozenset(request.principals))
+        allowed = view.allowed(request.filters)
         if request.retrieval == "dense":
-            return self._dense(request.question, request.top_k, allowed), ()
+            return self._dense(request.question, request.top_k, snapshot, allowed), ()
         terms = self._index.analyse(request.question)
         if request.retrieval == "tfidf":
-            return _lexical(self._index.tfidf.scores(terms), request.top_k, allowed), ()
+            return _lexical(snapshot, view.collection.tfidf(terms), request.top_k, allowed), ()
+        depth = request.top_k if request.retrieval == "bm25" else max(MIN_CANDIDATES, 4 * request.top_k)
+        lexical = _lexical(snapshot, view.collection.bm25(terms), depth, allowed)
         if request.retrieval == "bm25":
-            return _lexical(self._index.bm25.scores(terms), request.top_k, allowed), ()
-        return self._hybrid(request, terms, allowed)
+            return lexical, ()
+        return self._hybrid(request, snapshot, lexical, depth, allowed)
 
-    def _dense(self, question: str, top_k: int, allowed: Array | None) -> Hits:
+    def _dense(self, question: str, top_k: int, snapshot: Snapshot, allowed: Sequence[Array]) -> Hits:
         try:
             vector = self._encode([question])[0]
             if not np.isfinite(vector).all():
                 raise ValueError("the question's vector is not finite")
-            return self._index.dense.search(vector, top_k, allowed)
+            return snapshot.dense(vector, top_k, allowed)
         except Exception as error:  # whatever the model's or the index's library raises
             raise QuarryError(ErrorCode.INTERNAL) from error
 
-    def _hybrid(self, request: SearchRequest, terms: Sequence[str], allowed: Array | None) -> tuple[Hits, tuple[str, ...]]:
+    def _hybrid(self, request: SearchRequest, snapshot: Snapshot, lexical: Hits, depth: int, allowed: Sequence[Array]) -> tuple[Hits, tuple[str, ...]]:
         """Dense and BM25 fused by rank; BM25 alone when the dense side fails."""
-        depth = max(MIN_CANDIDATES, 4 * request.top_k)
-        lexical = _lexical(self._index.bm25.scores(terms), depth, allowed)
         try:
-            dense = self._dense(request.question, depth, allowed)
+            dense = self._dense(request.question, depth, snapshot, allowed)
         except QuarryError as error:
             log.error("dense search failed, answered by BM25 alone", exc_info=error.__cause__)
             return Hits(lexical.rows[: request.top_k], lexical.scores[: request.top_k]), ("dense",)
         return fuse([(dense.rows, DENSE_WEIGHT), (lexical.rows, 1.0)], request.top_k), ()
 
 
-def _lexical(scores: Array, top_k: int, allowed: Array | None) -> Hits:
-    matching = scores > NO_SCORE
-    rows = np.flatnonzero(matching if allowed is None else matching & allowed)
-    return best(rows, scores[rows], top_k)
+def _lexical(snapshot: Snapshot, scores: Sequence[Array], top_k: int, allowed: Sequence[Array]) -> Hits:
+    found = []
+    for part, score, mask in zip(snapshot.parts, scores, allowed, strict=True):
+        at = np.flatnonzero((score > NO_SCORE) & mask)
+        found.append(best(part.rows[at], score[at], top_k))
+    return joined(found, top_k)
 
 
 def fuse(rankings: Sequence[tuple[Array, float]], top_k: int) -> Hits:

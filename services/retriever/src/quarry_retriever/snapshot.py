@@ -1,0 +1,164 @@
+"""What the index holds at one revision, in memory, never changed: searches read one snapshot, refreshing makes the next one.
+
+A snapshot is a few parts, each made once from rows; changes make a new small part and mark rows of older ones as gone. Parts are
+merged so that each is several times larger than the next, which keeps them few and the work per change small (as in a
+log-structured merge tree, O'Neil et al. 1996); rows that are gone are dropped when they are a tenth of their part.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from quarry_contract.codec import Scalar
+from quarry_runtime.session import Array
+
+from .filters import BUILT_IN, Fields, unknown_field
+from .lexical import Analyser, Collection, Postings, Vocabulary, arranged
+from .passages import Row
+from .vectors import Graph, Hits, Vectors, joined
+
+GROWTH = 10  # a part is at least so many times larger than the next
+GONE_SHARE = 0.1
+VIEWS = 64  # kept per snapshot
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some rows, ascending: vectors, terms and fields."""
+
+    vectors: Vectors
+    postings: Postings
+    fields: Fields
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], dimension: int, analyse: Analyser, vocabulary: Vocabulary) -> "Part":
+        """Of rows as they are in the database, ascending."""
+        values = np.array([row.vector for row in rows], np.float32).reshape(len(rows), dimension)
+        postings = Postings.of((analyse(words(row)) for row in rows), vocabulary)
+        return cls(Vectors(np.array([row.row for row in rows], np.int64), values), postings, Fields.of(rows))
+
+    @classmethod
+    def merged(cls, parts: Sequence["Part"], alive: Sequence[Array]) -> "Part":
+        """Those rows of several parts that bool (rows,) per part marks."""
+        kept = np.concatenate([part.rows[mask] for part, mask in zip(parts, alive, strict=True)])
+        rows = np.sort(kept)
+        places = [np.where(mask, np.searchsorted(rows, part.rows), -1) for part, mask in zip(parts, alive, strict=True)]
+        vectors = Vectors(rows, arranged([part.vectors.values for part in parts], places))
+        return cls(vectors, Postings.merged([part.postings for part in parts], places), Fields.merged([part.fields for part in parts], places))
+
+    @property
+    def rows(self) -> Array:
+        """int64 (rows,): their rows in the database."""
+        return self.vectors.rows
+
+
+def words(row: Row) -> str:
+    """What lexical search looks at: file name, title and section name the subject, number and revision that the passage itself leaves out."""
+    return " \n ".join(part for part in (row.document_id, row.title, row.section, row.text) if part)
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """Everything that can be found at `revision`."""
+
+    revision: int
+    documents: int
+    vocabulary: Vocabulary
+    parts: tuple[Part, ...] = ()
+    alive: tuple[Array, ...] = ()  # bool (rows,) per part
+    graph: Graph | None = None
+
+    @cached_property
+    def passages(self) -> int:
+        """How many there are."""
+        return sum(int(mask.sum()) for mask in self.alive)
+
+    def changed(self, revision: int, documents: int, gone: Array, added: Part) -> "Snapshot":
+        """The next one: without the rows `gone` (int64 (n,)), with those of `added`, which may be old rows whose document changed."""
+        gone, more = np.union1d(gone, added.rows), [added] if len(added.rows) else []
+        left = [_without(part.rows, mask, gone) for part, mask in zip(self.parts, self.alive, strict=True)]
+        parts, alive = _compact([*self.parts, *more], [*left, *(np.ones(len(part.rows), bool) for part in more)])
+        return Snapshot(revision, documents, self.vocabulary, parts, alive, self.graph)
+
+    @cached_property
+    def view(self) -> Callable[[frozenset[str]], "View"]:
+        """What a caller with these principals may see; the most recent ones are kept."""
+        parts, alive, vocabulary = self.parts, self.alive, self.vocabulary  # not self: what refers to itself stays in memory for long
+
+        def make(principals: frozenset[str]) -> View:
+            return View(parts, tuple(mask & part.fields.visible(principals) for part, mask in zip(parts, alive, strict=True)), vocabulary)
+
+        return lru_cache(VIEWS)(make)
+
+    def covered(self, graph: Graph) -> int:
+        """How many of the passages a graph has."""
+        return sum(int((mask & graph.places(part.vectors)[0]).sum()) for part, mask in zip(self.parts, self.alive, strict=True))
+
+    def dense(self, question: Array, top_k: int, allowed: Sequence[Array]) -> Hits:
+        """The nearest among the rows that bool (rows,) per part marks; what the graph does not have is compared exactly."""
+        found = []
+        if self.graph:
+            known = [self.graph.places(part.vectors) for part in self.parts]
+            marked = np.zeros(self.graph.size, bool)
+            for mask, (has, places) in zip(allowed, known, strict=True):
+                marked[places] |= mask[has]
+            found.append(self.graph.search(question, top_k, marked))
+            allowed = [mask & ~has for mask, (has, _) in zip(allowed, known, strict=True)]
+        found += [part.vectors.search(question, top_k, mask) for part, mask in zip(self.parts, allowed, strict=True)]
+        return joined(found, top_k)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The parts, and which of their rows one caller may see: bool (rows,) per part."""
+
+    parts: tuple[Part, ...]
+    visible: tuple[Array, ...]
+    vocabulary: Vocabulary
+
+    @cached_property
+    def collection(self) -> Collection:
+        """For lexical search."""
+        return Collection([part.postings for part in self.parts], self.visible, self.vocabulary)
+
+    @cached_property
+    def field_names(self) -> set[str]:
+        """That a visible passage has a value in."""
+        return {name for part, mask in zip(self.parts, self.visible, strict=True) for name in part.fields.names(mask)}
+
+    def allowed(self, filters: Mapping[str, Scalar | tuple[Scalar, ...]]) -> Sequence[Array]:
+        """bool (rows,) per part: the visible rows that match every field.
+
+        Raises:
+            QuarryError: `invalid_request` for a field that no visible passage has.
+        """
+        if not filters:
+            return self.visible
+        if not filters.keys() <= {*self.field_names, *BUILT_IN}:
+            raise unknown_field(self.field_names)
+        return [mask & part.fields.matching(filters) for part, mask in zip(self.parts, self.visible, strict=True)]
+
+
+def _without(rows: Array, alive: Array, gone: Array) -> Array:
+    """`alive` with the rows `gone` taken out; both `rows` and `gone` ascend."""
+    at = np.minimum(np.searchsorted(rows, gone), len(rows) - 1)
+    left = alive.copy()
+    left[at[rows[at] == gone]] = False
+    return left
+
+
+def _compact(parts: Sequence[Part], alive: Sequence[Array]) -> tuple[tuple[Part, ...], tuple[Array, ...]]:
+    """Drop what is gone and merge what is small, as the module's docstring says."""
+    counts = [int(mask.sum()) for mask in alive]
+    first = len(parts)  # from here on everything becomes one part
+    for at, part in enumerate(parts):
+        small = at + 1 < len(parts) and counts[at] < GROWTH * sum(counts[at + 1 :])
+        if small or len(part.rows) - counts[at] > GONE_SHARE * len(part.rows):
+            first = at
+            break
+    if first == len(parts):
+        return tuple(parts), tuple(alive)
+    last = Part.merged(parts[first:], alive[first:])
+    more = [last] if len(last.rows) else []
+    return (*parts[:first], *more), (*alive[:first], *(np.ones(len(part.rows), bool) for part in more))
