@@ -93,3 +93,52 @@ def test_text_without_tokens_is_no_failure() -> None:
 def test_pages_come_from_where_the_passage_begins() -> None:
     made = document(Block("paragraph", prose(30), 1), Block("heading", "B", 2), Block("paragraph", prose(30), 2))
     assert [p.page for p in chunk(made, words)] == [1, 1, 2, 2]
+
+
+def table(rows: int, words_each: int = 8) -> list[Block]:
+    return [Block("row", "Part | Mass | Where")] + [Block("row", f"P{i} | {i} t | " + "word " * (words_each - 5)) for i in range(rows)]
+
+
+def test_a_table_that_fits_is_never_cut() -> None:
+    made = document(Block("heading", "A"), Block("paragraph", prose(18, "a")), *table(15), Block("paragraph", prose(18, "b")))
+    whole = made.text[made.text.index("Part |") : made.text.index("B sentence") - 2]
+    passages = chunk(made, words)
+    assert sum(whole in p.text for p in passages) == 1
+    assert [p.section for p in passages] == ["A"] * len(passages)
+    assert not any("|" in p.text for p in passages if whole not in p.text), "no stray row of it stands elsewhere"
+
+
+def test_a_longer_table_is_cut_between_rows_and_its_pieces_say_its_columns() -> None:
+    made = document(Block("heading", "Loads"), *table(100), Block("paragraph", prose(10)))
+    passages = chunk(made, words)
+    rows = set(made.text.split("\n"))
+    assert len(passages) >= 4
+    for i, passage in enumerate(passages):
+        assert made.text[passage.start : passage.end] == passage.text
+        assert set(passage.text.split("\n")) <= rows, "whole rows only"
+        continued = i > 0 and passage.text.startswith("P")
+        assert passage.section == ("Loads | columns: Part, Mass, Where" if continued else "Loads")
+    assert sum("columns" in (p.section or "") for p in passages) >= 3
+
+
+def test_sentences_in_a_row_do_not_cut_it_unless_it_is_over_the_budget() -> None:
+    row = Block("row", "Mast | Lift it. Then wait. Then go. | 2 t")
+    passages = chunk(document(*[row] * 100), words)
+    assert all(p.text.startswith("Mast") and p.text.endswith("2 t") for p in passages)
+    page_in_a_cell = document(Block("row", "Menu | Home"), Block("row", prose(100)))
+    assert max(len(p.text.split()) for p in chunk(page_in_a_cell, words)) <= CHUNKER.max_tokens + 10
+
+
+def test_a_first_row_that_is_no_header_is_not_repeated() -> None:
+    one_column = document(*[Block("row", f"From: {'name ' * 20}{i}") for i in range(20)])
+    long_header = document(Block("row", " | ".join(f"column number {i}" for i in range(60))), *[Block("row", "a b | c d | e f")] * 60)
+    for made in (one_column, long_header):
+        passages = chunk(made, words)
+        assert len(passages) > 1
+        assert {p.section for p in passages} == {None}
+
+
+def test_many_small_tables_stay_whole() -> None:
+    blocks = [b for i in range(2_000) for b in (Block("row", f"a{i} | b"), Block("row", "c | d"), Block("paragraph", "Between."))]
+    passages = chunk(document(*blocks), words)
+    assert all(p.text.count("| b") == p.text.count("c | d") for p in passages)

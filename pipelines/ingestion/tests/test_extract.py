@@ -18,6 +18,7 @@ from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate, Spacer, 
 from quarry_ingestion import extract as module
 from quarry_ingestion.blocks import Document, assemble
 from quarry_ingestion.extract import Limits, Skipped, extract
+from quarry_ingestion.package import DOCX
 
 
 def pdf() -> bytes:
@@ -179,7 +180,7 @@ def test_plain_text(tmp_path: Path, data: bytes, text: str | None) -> None:
 
 def test_the_content_decides_the_format_not_the_name(tmp_path: Path) -> None:
     assert good(tmp_path, "a.txt", pdf()).media_type == "application/pdf"
-    assert good(tmp_path, "b.pdf", docx()).media_type == module.DOCX
+    assert good(tmp_path, "b.pdf", docx()).media_type == DOCX
     assert good(tmp_path, "c.txt", HTML.encode()).media_type == "text/html"
 
 
@@ -219,7 +220,7 @@ def other_zip() -> bytes:
         ("cut.docx", lambda: docx()[:5_000], "damaged"),
         ("bomb.docx", bomb, "bomb"),
         ("other.docx", other_zip, "unsupported"),
-        ("old.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"x" * 100, "encrypted"),
+        ("old.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"x" * 100, "unsupported"),
         ("fake.pdf", b"%PDF-1.7\nnothing", "damaged"),
     ],
 )

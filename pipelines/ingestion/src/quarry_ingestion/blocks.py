@@ -5,18 +5,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["heading", "paragraph", "row"]
+Kind = Literal["heading", "paragraph", "row", "break"]
 Scalar = str | int | float | bool
 
-_BLANKS = re.compile(r"[^\S\n]+")
 # Control characters say nothing to a reader; NUL would end strings in SQLite. Lone surrogates cannot be stored or sent.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]")
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff\ufeff]")
+_DIRECTIONS = re.compile(r"[\u202a-\u202e\u2066-\u2069]")  # embeddings and overrides of direction show other words than are there
+
+
+class Unreadable(Exception):
+    """The bytes are not a readable document of their format. `code` is stable; `detail` never quotes the document."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
 
 
 @dataclass(frozen=True)
 class Block:
     """One heading, paragraph or table row, as it stands in the document. `page` is 1-based where there are pages.
 
+    A "break" has no text: it ends a table, so that the next row begins another one.
     `runs_on` is what follows on the next page, of a paragraph that a page break cuts.
     """
 
@@ -44,7 +54,7 @@ class Document:
 
 def clean(text: str) -> str:
     """One line of printable text: line breaks and runs of white space become one blank."""
-    return " ".join(_UNPRINTABLE.sub(" ", text.replace("\n", " ")).split())
+    return " ".join(_UNPRINTABLE.sub(" ", _DIRECTIONS.sub("", text)).split())
 
 
 def assemble(blocks: Sequence[Block]) -> tuple[str, tuple[tuple[int, int], ...], tuple[tuple[str, int], ...]]:
@@ -55,6 +65,8 @@ def assemble(blocks: Sequence[Block]) -> tuple[str, tuple[tuple[int, int], ...],
     length = 0
     previous: Kind | None = None
     for block in blocks:
+        if block.kind == "break":
+            previous = previous and "break"
         if not clean(block.text):
             continue
         gap = "" if previous is None else "\n" if previous == block.kind == "row" else "\n\n"

@@ -1,20 +1,23 @@
 """A file to a Document, in a child process with limits: whatever it is, it costs at most that file."""
 
 import hashlib
-import io
+import logging
 import multiprocessing
+import os
 import resource
-import zipfile
+import stat
+import warnings
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from .blocks import Document, assemble
-from .formats import EXTRACTORS, Unreadable
+from .blocks import Document, Unreadable, assemble
+from .formats import CSV, EXTRACTORS, NAMES
+from .kinds import media_type
+from .package import XLSX
 from .sources import readable
 
-DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
-SUFFIXES = {".md": "text/markdown", ".markdown": "text/markdown", ".html": "text/html", ".htm": "text/html", ".txt": "text/plain"}
+VERSION = 2  # raised whenever the same bytes give another text
 
 
 @dataclass(frozen=True)
@@ -37,49 +40,40 @@ class Skipped:
     detail: str
 
 
-def media_type(data: bytes, name: str) -> str:
-    """The format, by content first; a name only tells text formats apart.
-
-    Raises:
-        Unreadable: none of the formats Quarry reads.
-    """
-    if data[:1024].lstrip().startswith(b"%PDF-"):
-        return "application/pdf"
-    if data.startswith(b"PK\x03\x04"):
-        return _zipped(data)
-    if data.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
-        raise Unreadable("encrypted", "an encrypted or old-format office file: save it as an unprotected .docx")
-    head = data[:4096].lower().lstrip(b"\xef\xbb\xbf \t\r\n")
-    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "text/html"
-    found = SUFFIXES.get(Path(name).suffix.lower())
-    if found is None:
-        raise Unreadable("unsupported", "not a format Quarry reads: md, txt, html, pdf, docx")
-    return found
-
-
-def _zipped(data: bytes) -> str:
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if "word/document.xml" in archive.namelist():
-                return DOCX
-    except zipfile.BadZipFile:
-        raise Unreadable("damaged", "the file is a damaged or truncated zip container") from None
-    raise Unreadable("unsupported", "a zip container that is not a .docx")
-
-
 def extract(path: Path, root: Path, limits: Limits | None = None) -> Document | Skipped:
     """Read one file under `root`. Never raises for what is in the file."""
     limits = limits or Limits()
     source = readable(path.relative_to(root).as_posix())
     try:
-        size = path.stat().st_size
-        if size == 0 or size > limits.input_bytes:
-            return Skipped(source, "empty" if size == 0 else "too_large", "the file is empty" if size == 0 else f"over {limits.input_bytes} bytes")
-        data = path.read_bytes()
+        data = _regular_file(path, limits.input_bytes)
     except OSError as error:
         return Skipped(source, "unreadable", error.strerror or "cannot be read")
+    return Skipped(source, "too_large", f"over {limits.input_bytes} bytes") if data is None else extract_bytes(data, source, limits)
+
+
+def extract_bytes(data: bytes, source: str, limits: Limits | None = None) -> Document | Skipped:
+    """Read bytes that came from elsewhere; `source` becomes the document's id, and its ending tells text formats apart."""
+    limits = limits or Limits()
+    if not data:
+        return Skipped(source, "empty", "the file is empty")
+    if len(data) > limits.input_bytes:
+        return Skipped(source, "too_large", f"over {limits.input_bytes} bytes")
     return _in_child(data, source, limits)
+
+
+def _regular_file(path: Path, most: int) -> bytes | None:
+    """Its bytes, none if there are more than `most`. A pipe or device could go on for ever, a link could lead out of the folder.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, "not a regular file")
+        data = file.read(most + 1) if status.st_size <= most else None
+    return None if data is None or len(data) > most else data
 
 
 def preload() -> None:
@@ -88,7 +82,9 @@ def preload() -> None:
     import docx  # noqa: F401
     import lxml.etree  # noqa: F401
     import markdown_it  # noqa: F401
+    import openpyxl  # noqa: F401
     import pdfplumber  # noqa: F401
+    import pptx  # noqa: F401
 
 
 def _in_child(data: bytes, source: str, limits: Limits) -> Document | Skipped:
@@ -115,12 +111,17 @@ def _child(sending: Connection, data: bytes, source: str, limits: Limits) -> Non
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if Path("/proc/self/statm").exists() else 0
     resource.setrlimit(resource.RLIMIT_AS, (used + limits.memory_bytes, used + limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    logging.disable()  # what parsers say of a file may quote it
+    warnings.simplefilter("ignore")
     try:
         sending.send(read(data, source, limits))
     except Unreadable as error:
         sending.send(Skipped(source, error.code, error.detail))
     except MemoryError:
         sending.send(Skipped(source, "too_large", f"needs more than {limits.memory_bytes} bytes of memory"))
+    except RecursionError:
+        sending.send(Skipped(source, "damaged", "the file is nested too deeply"))
     except Exception as error:  # a parser's own errors may quote the document: only their kind is told
         sending.send(Skipped(source, "damaged", f"the file cannot be read as what it is ({type(error).__name__})"))
 
@@ -131,15 +132,12 @@ def read(data: bytes, source: str, limits: Limits) -> Document:
     Raises:
         Unreadable: with the reason.
     """
-    kind = media_type(data, source)
-    if kind == DOCX:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > limits.unzipped_bytes:
-                raise Unreadable("bomb", f"unpacks to more than {limits.unzipped_bytes} bytes")
+    kind = media_type(data, source, limits.unzipped_bytes)
     text, pages, sections = assemble(EXTRACTORS[kind](data))
     if not text:
         raise Unreadable("no_text", "there is no text in it")
     if len(text) > limits.output_characters:
         raise Unreadable("too_large", f"gives more than {limits.output_characters} characters of text")
-    title = sections[0][0] if sections else Path(source).stem
-    return Document(source, hashlib.sha256(data).hexdigest(), title, source, kind, text, pages, sections, {"format": Path(source).suffix.lstrip(".").lower()})
+    # A sheet's name ("Sheet1") says less than the file's.
+    title = sections[0][0] if sections and kind not in (XLSX, CSV) else PurePosixPath(source).stem
+    return Document(source, hashlib.sha256(data).hexdigest(), title, source, kind, text, pages, sections, {"format": NAMES[kind]})

@@ -1,0 +1,55 @@
+"""HTML pages: bytes to blocks."""
+
+import re
+from typing import Any
+
+from .blocks import Block
+from .decode import refuse_binary
+
+_BLOCK_TAGS = set("p li dt dd blockquote pre caption figcaption address summary td th div section article main body".split())
+
+
+def html(data: bytes) -> list[Block]:
+    """Visible text by block elements; table rows with their cells joined; scripts, styles and navigation left out."""
+    from bs4 import BeautifulSoup
+
+    try:  # what is valid UTF-8 is UTF-8: the library would guess
+        soup = BeautifulSoup(data.decode("utf-8-sig"), "lxml")
+    except UnicodeDecodeError:
+        soup = BeautifulSoup(data, "lxml")
+    refuse_binary(soup.get_text())
+    for tag in soup(["script", "style", "template", "noscript", "nav", "svg", "head"]):
+        tag.decompose()
+    blocks: list[Block] = []
+    _walk(soup.body or soup, blocks)
+    return blocks
+
+
+def _walk(node: Any, blocks: list[Block]) -> None:
+    run: list[str] = []
+
+    def flush() -> None:
+        if "".join(run).strip():
+            blocks.append(Block("paragraph", "".join(run)))
+        run.clear()
+
+    for child in node.children:
+        name = getattr(child, "name", None)
+        if name is None:
+            if type(child).__name__ == "NavigableString":
+                run.append(str(child))
+        elif name == "tr":
+            flush()
+            cells = [c.get_text(" ", strip=True) for c in child.find_all(["td", "th"])]
+            blocks.append(Block("row", " | ".join(cells)))
+        elif re.fullmatch(r"h[1-6]", name):
+            flush()
+            blocks.append(Block("heading", child.get_text(" ", strip=True)))
+        elif name in _BLOCK_TAGS or child.find(["p", "li", "tr", "div", "h1", "h2", "h3"]):
+            flush()
+            _walk(child, blocks)
+        elif name == "br":
+            run.append(" ")
+        else:
+            run.append(child.get_text())
+    flush()
