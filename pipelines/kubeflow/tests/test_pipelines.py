@@ -62,7 +62,7 @@ def test_steps_come_in_the_order_of_the_loop() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(cli.PIPELINES))
-def test_every_step_asks_for_resources_and_may_be_tried_again_and_what_acts_is_never_cached(name: str) -> None:
+def test_every_step_asks_for_resources_and_is_tried_again_if_that_can_help_and_what_acts_is_never_cached(name: str) -> None:
     made = spec(name)
     tasks = dict(made["root"]["dag"]["tasks"])
     for component in made["components"].values():
@@ -76,7 +76,9 @@ def test_every_step_asks_for_resources_and_may_be_tried_again_and_what_acts_is_n
         assert container["resources"]["resourceCpuRequest"], label
         assert container["resources"]["resourceMemoryLimit"], label
         assert container["image"].startswith("quarry/"), label
-        assert task["retryPolicy"]["maxRetryCount"] >= 1, label
+        judges = any(word in label for word in ("check-dataset", "evaluation-set"))
+        assert task.get("retryPolicy", {}).get("maxRetryCount", 0) >= 1 or judges, label
+        assert "retryPolicy" not in task or not judges, label
         acts = any(word in label for word in ("register", "gate", "promote", "bind", "fetch", "build-index"))
         assert task["cachingOptions"].get("enableCache", False) is not acts, label
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from kfp import dsl
 
 from . import steps
-from .resources import acting, heavy, small
+from .resources import acting, heavy, once, small
 
 
 class Result(NamedTuple):
@@ -19,7 +19,7 @@ class Result(NamedTuple):
 def evaluate_and_release(
     data: str, home: str, mlflow_uri: str, reader: str, retriever: str, reader_policy: str = "", retriever_policy: str = ""
 ) -> Result:
-    dataset = small(steps.evaluation_set(data=data)).outputs["dataset"]
+    dataset = once(steps.evaluation_set(data=data)).outputs["dataset"]
     reading = acting(heavy(steps.gate(version=reader, dataset=dataset, policy=reader_policy, mlflow_uri=mlflow_uri))).set_display_name("gate-reader")
     finding = acting(heavy(steps.gate(version=retriever, dataset=dataset, policy=retriever_policy, mlflow_uri=mlflow_uri))).set_display_name("gate-retriever")
     verdicts = {"reader": reading.outputs["Output"], "retriever": finding.outputs["Output"]}

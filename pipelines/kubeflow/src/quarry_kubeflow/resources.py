@@ -1,11 +1,16 @@
-"""What a step asks of the cluster. kfp's local runner ignores it."""
+"""What a step asks of the cluster, and how often it is tried. kfp's local runner ignores the first and keeps to the second."""
 
 from kfp.dsl import PipelineTask
 
 
+def once(task: PipelineTask) -> PipelineTask:
+    """Judges what it is given: what is refused once is refused again, and who waits for the reasons should not wait for that."""
+    return task.set_cpu_request("250m").set_memory_request("1G").set_memory_limit("2G")
+
+
 def small(task: PipelineTask) -> PipelineTask:
     """Reads, writes, asks the registry: safe to try again."""
-    return task.set_cpu_request("250m").set_memory_request("1G").set_memory_limit("2G").set_retry(2, backoff_duration="30s", backoff_factor=2)
+    return once(task).set_retry(2, backoff_duration="30s", backoff_factor=2)
 
 
 def heavy(task: PipelineTask) -> PipelineTask:

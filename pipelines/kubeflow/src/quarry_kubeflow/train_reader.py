@@ -5,7 +5,7 @@ from typing import NamedTuple
 from kfp import dsl
 
 from . import steps
-from .resources import acting, heavy, small
+from .resources import acting, heavy, once, small
 
 
 class Result(NamedTuple):
@@ -30,7 +30,7 @@ def train_reader(
     policy: str = "",
     seed: int = 17,
 ) -> Result:
-    dataset = small(steps.check_dataset(data=data, held_out=held_out)).outputs["dataset"]
+    dataset = once(steps.check_dataset(data=data, held_out=held_out)).outputs["dataset"]
     schedule = {"epochs": epochs, "learning_rate": learning_rate, "max_seconds": max_seconds, "lora_rank": lora_rank, "seed": seed}
     model = heavy(steps.fit_reader(dataset=dataset, base=base, **schedule)).outputs["model"]
     calibration = heavy(steps.calibrate_reader(dataset=dataset, model=model, min_answered=min_answered, max_wrong=max_wrong)).outputs["calibration"]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from kfp import dsl
 
 from . import steps
-from .resources import acting, heavy, small
+from .resources import acting, heavy, once, small
 
 
 class Result(NamedTuple):
@@ -29,7 +29,7 @@ def train_retriever(
     policy: str = "",
     seed: int = 17,
 ) -> Result:
-    dataset = small(steps.check_dataset(data=data, held_out=held_out)).outputs["dataset"]
+    dataset = once(steps.check_dataset(data=data, held_out=held_out)).outputs["dataset"]
     passages = small(steps.cut_passages(dataset=dataset, hard_negatives=hard_negatives)).outputs["passages"]
     schedule = {"epochs": epochs, "learning_rate": learning_rate, "max_seconds": max_seconds, "separate": separate, "seed": seed}
     model = heavy(steps.fit_retriever(passages=passages, base=base, **schedule)).outputs["model"]
