@@ -1,129 +1,40 @@
 """Releases on one machine: real services with tiny models, switched and rolled back while questions go on, and a switch killed on its way."""
 
 import json
-import os
 import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-from quarry_contract.manifests import MODEL_MANIFEST, ModelManifest, digest_file, read_manifest
-from quarry_contract.releases import bind, index_of
+from quarry_contract.manifests import MODEL_MANIFEST, digest_file
 
-from .conftest import CLONE, free_port
-
-WORDS = [f"word{i}" for i in range(24)]
-QUESTIONS = ["which word3 is it", "what is word7 of", "where is word11", "who is word19 for"]
-NEEDED = [*(f"services/{name}" for name in ("contract", "runtime", "retriever", "reader", "gateway")), "pipelines/ingestion"]
-ARTEFACTS = """
-import sys
-from pathlib import Path
-from quarry_runtime import tiny
-home, words = Path(sys.argv[1]), sys.argv[2:]
-for version, sign in ((1, 1), (2, -1)):
-    tiny.reader(home / f"models/reader/{version}", {word: 6 + sign * i / 10 for i, word in enumerate(words)}, ["which", "what", "is"])
-    tiny.encoder(home / f"models/retriever/{version}", [*words, "which", "what", "is"], seed=version)
-tiny.reader(home / "models/reader/3", {"word1": 5.0})
-"""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A state folder with releases `a` (reader 1, retriever 1), `b` (reader 2, retriever 1), `c` (reader 1, retriever 2), `broken` (reader 3 is no model)."""
-
-    home: Path
-    environment: dict[str, str]
-    ids: dict[str, str]
-
-    def stack(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        """local/stack.py to its end."""
-        done = subprocess.run(self.command(*arguments), env=self.environment, capture_output=True, text=True, check=False, timeout=120)
-        assert "Traceback" not in done.stderr, done.stderr
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    def command(self, *arguments: str) -> list[str]:
-        return [str(CLONE / "services/contract/.venv/bin/python"), str(CLONE / "local/stack.py"), *arguments]
-
-    def make(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(["make", *arguments], cwd=CLONE, env=self.environment, capture_output=True, text=True, check=False, timeout=120)
-
-    @property
-    def gateway(self) -> str:
-        return f"http://127.0.0.1:{self.environment['QUARRY_GATEWAY_PORT']}"
-
-    def ask(self, question: str) -> tuple[str, dict[str, Any]]:
-        """The reply's release header and its body without the request id."""
-        body = json.dumps({"question": question, "retrieval": "dense", "min_confidence": 0}).encode()
-        request = urllib.request.Request(self.gateway + "/v1/answers", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            found = dict(json.load(reply))
-            return str(reply.headers["X-Quarry-Release"]), {k: v for k, v in found.items() if k != "request_id"}
-
-    def answers(self) -> dict[str, dict[str, Any]]:
-        """Of all questions, now."""
-        return {question: self.ask(question)[1] for question in QUESTIONS}
-
-    def live(self) -> str:
-        with urllib.request.urlopen(self.gateway + "/v1/releases", timeout=10) as reply:
-            state = json.load(reply)
-        assert (state["refused"], state["draining"]) == (None, [])
-        return str(state["live"])
-
-    def running(self) -> list[str]:
-        """Names of what runs, by the kernel's word: every process that was started with this state folder."""
-        found = [path for path in Path("/proc").glob("[0-9]*/environ") if f"QUARRY_HOME={self.home}\0".encode() in _bytes(path)]
-        commands = [_bytes(path.with_name("cmdline")).decode() for path in found]
-        return sorted(c.rsplit("quarry_", 1)[-1].strip("\0") if "\0quarry_" in c else c for c in commands if c)
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
-
-
-def _python(project: str, *arguments: str) -> None:
-    done = subprocess.run([str(CLONE / project / ".venv/bin/python"), *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+from .conftest import CLONE
+from .machine import NEEDED, QUESTIONS, WORDS, Machine, bind_parts, environment_of, ingest, make_models
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     subprocess.run(["make", "envs", f"P={' '.join(NEEDED)}"], cwd=CLONE, check=True, capture_output=True, timeout=1800)
     home = tmp_path_factory.mktemp("releases")
-    _python("services/reader", "-c", ARTEFACTS, str(home), *WORDS)
+    make_models(home)
     documents = home / "documents"
     documents.mkdir()
     for i, word in enumerate(WORDS):
         (documents / f"{i}.txt").write_text(f"It is {word} {WORDS[i - 5]}.")
-    for version, what in ((1, [str(documents)]), (2, ["--reindex"])):
-        _python("pipelines/ingestion", "-m", "quarry_ingestion", *what, "--home", str(home), "--model-dir", str(home / f"models/retriever/{version}"))
+    ingest(home, str(documents))
+    ingest(home, "--reindex", version=2)
     broken = home / "models/reader/3"
     (broken / "model.onnx").write_bytes(b"no model")
     manifest = json.loads((broken / MODEL_MANIFEST).read_text())
     manifest["files"]["model.onnx"] = digest_file(broken / "model.onnx").__dict__
     (broken / MODEL_MANIFEST).write_text(json.dumps(manifest))
-    ids = {name: _bind(home, *parts) for name, parts in {"a": (1, 1), "b": (2, 1), "c": (1, 2), "broken": (3, 1)}.items()}
-    ports = {f"QUARRY_{name}_PORT": str(free_port()) for name in ("MLFLOW", "READER", "RETRIEVER", "INGESTION", "GATEWAY")}
-    outer = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "QUARRY_"))}
-    made = Machine(home, {**outer, **ports, "QUARRY_HOME": str(home)}, ids)
+    ids = {name: bind_parts(home, *parts) for name, parts in {"a": (1, 1), "b": (2, 1), "c": (1, 2), "broken": (3, 1)}.items()}
+    made = Machine(home, environment_of(home), ids)
     yield made
     made.stack("down")
     assert made.running() == []
-
-
-def _bind(home: Path, reader: int, retriever: int) -> str:
-    digest = read_manifest(home / f"models/retriever/{retriever}" / MODEL_MANIFEST, ModelManifest).digest
-    generation = index_of(home, digest)
-    assert generation is not None
-    return bind(home, f"models:/reader/{reader}", f"models:/retriever/{retriever}", generation, "2026-01-01T00:00:00+00:00").release_id
 
 
 def test_promote_and_rollback_are_remembered_and_wrong_ones_are_told(machine: Machine) -> None:
