@@ -1,4 +1,7 @@
-"""`python -m quarry_ingestion FOLDER|s3://bucket/prefix --home DIR --model-dir DIR`: bring the index up to date with a source; or look after it."""
+"""`python -m quarry_ingestion FOLDER|s3://bucket/prefix --home DIR --model-dir DIR`: bring the index up to date with a source; or look after it.
+
+`python -m quarry_ingestion serve --home DIR`: take uploads over HTTP (serve.py).
+"""
 
 import argparse
 import json
@@ -68,6 +71,11 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     """Entry point; the last line of standard output is a JSON report."""
+    if sys.argv[1:2] == ["serve"]:
+        from .serve import main as serve  # a web server, which nothing else here needs
+
+        serve(sys.argv[2:])
+        return
     args = parse()
     try:
         print(json.dumps(run(args), ensure_ascii=False))
