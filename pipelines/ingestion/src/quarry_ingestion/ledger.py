@@ -144,6 +144,10 @@ class Ledger:
         """The items of a source that gave no document, by uri."""
         return self._select("source = ? AND code IS NOT NULL ORDER BY uri", source)
 
+    def has_documents(self, source: str) -> bool:
+        """Whether any of its items is in the index."""
+        return next(self._select("source = ? AND code IS NULL LIMIT 1", source), None) is not None
+
     def read_again(self, document_id: str) -> None:
         """The document is not as it should be: let the next run over its source read it."""
         self.database.execute("UPDATE items SET fingerprint = '', version = NULL WHERE document_id = ?", (document_id,))

@@ -175,7 +175,7 @@ def _skipped(run: Run) -> Iterator[dict[str, str | None]]:
 
 def _check_any(source: Source, run: Run, known: bool, skipped: list[dict[str, str | None]]) -> None:
     """A first run that finds nothing is a mistake that is told; later on a source may well be emptied."""
-    if run.counts.added or run.counts.updated or run.counts.unchanged or (known and not skipped):
+    if run.writer.ledger.has_documents(source.uri) or (known and not skipped):
         return
     if not skipped:
         raise SourceError(f"{source.uri} holds no files")
