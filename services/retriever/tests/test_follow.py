@@ -168,6 +168,13 @@ def test_who_may_no_longer_read_finds_nothing(make: Make, retrieval: str) -> Non
     assert "secret" in followed.found("crane plan", "group:b", retrieval=retrieval)
 
 
+def test_words_are_fetched_for_the_caller_alone(make: Make) -> None:
+    store = make(Document("secret", "Plan", "The crane plan.", principals=("group:a", 'user:é"x'))).index.store
+    for principals, there in [(["group:a"], True), (['user:é"x'], True), ([], False), (["group:A", "group:", "a", "*"], False)]:
+        assert [p is not None for p in store.passages([1, 2], 1, principals)] == [there, False]
+        assert [t is not None for t in store.texts([TextRange("secret", 0, 3)], principals)] == [there]
+
+
 def test_a_snapshot_that_is_behind_is_renewed_by_the_question(make: Make) -> None:
     followed = make(*DOCUMENTS)
     followed.writer.put(Document("crane.md", "Tower crane", "The crane is gone."))

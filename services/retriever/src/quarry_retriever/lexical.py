@@ -7,13 +7,14 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import Stemmer
 from quarry_runtime.session import Array
 
 K1, B = 1.5, 0.75
+TOKENS_KEPT = 2**16  # whose terms are remembered: most words are the same few
 # 1 + ln(count); looked up, so that equal counts weigh the same to the last bit wherever they stand in an array.
 _DAMPED = np.array([0.0, *(1 + math.log(count) for count in range(1, 2**16))])
 
@@ -39,12 +40,13 @@ class Analyser:
     def __init__(self) -> None:
         self._stem = Stemmer.Stemmer("english").stemWord
         self._stop = frozenset([*_STOP_WORDS, *_QUESTION_WORDS])
+        self._terms = lru_cache(TOKENS_KEPT)(self._terms_of)
 
     def __call__(self, text: str) -> list[str]:
         """The terms, in order, repeats kept."""
         return [term for token in _TOKEN.findall(_plain(text)) for term in self._terms(token)]
 
-    def _terms(self, token: str) -> list[str]:
+    def _terms_of(self, token: str) -> list[str]:
         if token.isalpha():
             return [] if token in self._stop else [self._stem(token)]
         if _GROUPED.match(token):
@@ -62,6 +64,8 @@ def _pieces(part: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
+    if text.isascii():
+        return text.lower()
     folded = unicodedata.normalize("NFKD", text.casefold().replace("\u2019", "'"))
     return "".join(c for c in folded if not unicodedata.combining(c))
 
@@ -95,16 +99,16 @@ class Postings:
     @classmethod
     def of(cls, passages: Iterable[Sequence[str]], vocabulary: Vocabulary) -> "Postings":
         """Of passages given as their terms."""
-        entries = array("i")  # term, row, count, term, row, count ...
-        lengths, norms = array("q"), array("d")
-        for row, terms in enumerate(passages):
-            counts = Counter(terms)
-            for term, count in counts.items():
-                entries.extend((vocabulary.add(term), row, count))
+        numbers, counts, sizes, lengths, norms = array("i"), array("i"), array("q"), array("q"), array("d")
+        for terms in passages:
+            counted = Counter(terms)
+            numbers.extend(map(vocabulary.add, counted))
+            counts.extend(counted.values())
+            sizes.append(len(counted))
             lengths.append(len(terms))
-            norms.append(math.sqrt(math.fsum(float(_damped(count)) ** 2 for count in counts.values())))
-        numbers = np.frombuffer(entries, np.int32).reshape(-1, 3)
-        return cls._sorted(numbers[:, 0], numbers[:, 1], numbers[:, 2], np.array(lengths, np.int64), np.array(norms, np.float64))
+            norms.append(math.sqrt(math.fsum((1 + math.log(count)) ** 2 for count in counted.values())))
+        rows = np.repeat(np.arange(len(sizes)), sizes)
+        return cls._sorted(*(np.array(values) for values in (numbers, rows, counts, lengths, norms)))
 
     @classmethod
     def merged(cls, parts: Sequence["Postings"], places: Sequence[Array]) -> "Postings":
