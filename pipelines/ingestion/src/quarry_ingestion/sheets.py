@@ -29,14 +29,14 @@ def xlsx(data: bytes) -> list[Block]:
         if sheet.sheet_state != "visible":
             continue
         sheet.reset_dimensions()  # what the sheet says of its size may be wrong either way
-        blocks.append(Block("heading", sheet.title))
         rows = []
         for row in sheet.iter_rows():
             left -= max(1, len(row))
             if left < 0:
                 raise Unreadable("too_large", f"more than {MAX_CELLS} cells")
             rows.append([_shown(cell) for cell in row])
-        blocks += _tables(rows)
+        tables = list(_tables(rows))
+        blocks += [Block("heading", sheet.title), *tables] if tables else []
     return blocks
 
 

@@ -1,0 +1,64 @@
+"""Every hostile file gives its reason code or its document, and costs nobody else anything."""
+
+import multiprocessing
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quarry_ingestion.blocks import Document
+from quarry_ingestion.extract import Limits, Skipped, extract, preload
+
+from .hostile import SECRET, SPECIAL, Case, cases
+
+PROJECT = Path(__file__).parents[1]
+CASES = [*cases(), *(Case(name, b"", code) for name, code in SPECIAL.items())]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("hostile")
+    subprocess.run([sys.executable, "-m", "tests.hostile", made], cwd=PROJECT, check=True)
+    preload()
+    return made
+
+
+def limits(seconds: float) -> Limits:
+    return Limits(seconds, memory_bytes=400_000_000, input_bytes=8_000_000, output_characters=500_000, unzipped_bytes=30_000_000)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: ascii(case.name[:40]))
+def test_each_gives_its_reason_or_its_document(folder: Path, case: Case, capfd: pytest.CaptureFixture[str]) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = extract(folder / case.name, folder, limits(case.seconds))
+    if isinstance(found, Skipped):
+        assert found.code == case.code, found
+        assert found.detail and SECRET not in found.detail.lower() and "\n" not in found.detail
+    else:
+        assert case.format == found.metadata["format"], found
+        found.text.encode()
+        assert not set(found.text) & set("\x00\r\u202e\u2066"), "nothing unprintable"
+        assert all(found.text[start : start + len(heading)] == heading for heading, start in found.sections)
+    assert found.source == case.name
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000, "kilobytes: the file is the child's to bear"
+    assert not multiprocessing.active_children()
+    printed = capfd.readouterr()
+    assert not printed.out and not printed.err, "parsers tell nobody what they saw"
+
+
+def test_the_next_good_document_is_read(folder: Path) -> None:
+    for name in ("stream-bomb.pdf", "recursive.eml", "pipe.txt", "entities.docx"):
+        assert isinstance(extract(folder / name, folder, limits(60)), Skipped)
+        good = extract(folder / "good.md", folder, limits(60))
+        assert isinstance(good, Document) and good.text == "Good\n\nThe wall stands."
+
+
+def test_words_survive_odd_encodings(folder: Path) -> None:
+    for name in ("utf-16-le.txt", "utf-16-be.txt", "utf-16-no-mark.txt", "utf-32.txt", "utf-32-be.md", "surrogates.txt", "invalid-utf-8.txt", "override.txt"):
+        found = extract(folder / name, folder)
+        assert isinstance(found, Document) and "Müller hört es." in found.text, name
+    for name in ("charset.eml", "no-boundary.eml", "same-boundary.eml", "addresses.eml", "owner-password.pdf", "xref-loop.pdf", "deep-brackets.md", "wide.csv"):
+        found = extract(folder / name, folder)
+        assert isinstance(found, Document) and SECRET in found.text, name
