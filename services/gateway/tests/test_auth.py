@@ -1,4 +1,4 @@
-"""Tokens: what gets in, 46 forgeries that do not, and keys that outlive their issuer's outages."""
+"""Tokens: what gets in, forgeries that do not, and keys that outlive their issuer's outages."""
 
 import asyncio
 import json

@@ -54,6 +54,7 @@ async def test_a_wrong_method_is_told_the_right_one(client: httpx.AsyncClient) -
     for method in ("PUT", "HEAD", "OPTIONS"):
         reply = await client.request(method, "/v1/answers")
         assert (reply.status_code, reply.headers["Allow"]) == (405, "POST")
+    assert (await client.post("/v1/documents/a")).headers["Allow"] == "GET, PUT, DELETE"
 
 
 async def test_head_is_get_without_a_body(client: httpx.AsyncClient) -> None:  # noqa: F811

@@ -18,6 +18,7 @@ from quarry_contract.manifests import ManifestError
 from quarry_contract.messages import HEADER_RELEASE, HEADER_REQUEST_ID
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import changes, openapi
@@ -145,9 +146,14 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}.get(error.status_code, ErrorCode.INVALID_REQUEST)
     reply = problem(request, QuarryError(code))
-    if allow := (error.headers or {}).get("Allow"):
-        reply.headers["Allow"] = allow  # RFC 9110 15.5.6 asks for it with 405
+    if error.status_code == 405:  # RFC 9110 15.5.6 asks for all that are allowed; the router names one route's
+        reply.headers["Allow"] = ", ".join(method for method in ("GET", "POST", "PUT", "DELETE") if _takes(request, method))
     return reply
+
+
+def _takes(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
 
 async def _gone(_: Request, __: Exception) -> Response:
