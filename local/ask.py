@@ -1,4 +1,7 @@
-"""Ask the running gateway and print the answers with their evidence: `ask.py QUESTION...`. Standard library only."""
+"""Ask the running gateway and print the answers with their evidence: `ask.py QUESTION...`. Standard library only.
+
+QUARRY_TOKEN is the bearer token to ask with, where the gateway wants one.
+"""
 
 import json
 import os
@@ -9,6 +12,7 @@ import urllib.request
 from typing import Any
 
 GATEWAY = f"http://127.0.0.1:{os.environ.get('QUARRY_GATEWAY_PORT', '8080')}"
+TOKEN = {"Authorization": f"Bearer {os.environ['QUARRY_TOKEN']}"} if os.environ.get("QUARRY_TOKEN") else {}
 
 
 def ask(question: str) -> dict[str, Any]:
@@ -18,7 +22,7 @@ def ask(question: str) -> dict[str, Any]:
         SystemExit: the gateway is not there, or refused the question.
     """
     body = json.dumps({"question": question}).encode()
-    request = urllib.request.Request(f"{GATEWAY}/v1/answers", body, {"Content-Type": "application/json"})
+    request = urllib.request.Request(f"{GATEWAY}/v1/answers", body, {"Content-Type": "application/json", **TOKEN})
     try:
         with urllib.request.urlopen(request, timeout=30) as reply:
             return dict(json.load(reply))

@@ -9,7 +9,8 @@
     stack.py url NAME         where it answers
     stack.py live reader|retriever|retriever-dir    of the live release
 
-State (pids, logs, models, index, registry, releases) lives under QUARRY_HOME. Needs the contract's environment only.
+State (pids, logs, models, index, registry, releases) lives under QUARRY_HOME. Where the gateway wants tokens, QUARRY_TOKEN
+is the one to ask it with. Needs the contract's environment only.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 import history
+from ask import TOKEN
 from processes import CLONE, HOME, RUN, Process, Service, all_running, alone, ensure, free_port, running, stop, url
 from quarry_contract.index_store import INDEX_DATABASE, connect
 from quarry_contract.manifests import ManifestError, ReleaseManifest, write_manifest
@@ -115,7 +117,8 @@ def others(*ids: str | None) -> list[Process]:
 def gateway_state() -> dict[str, Any] | None:
     """What the running gateway says of its releases; None when none runs."""
     if running("gateway") is not None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url(PORTS["gateway"]) + "/v1/releases", timeout=5) as reply:
+        asked = urllib.request.Request(url(PORTS["gateway"]) + "/v1/releases", headers=TOKEN)
+        with contextlib.suppress(OSError), urllib.request.urlopen(asked, timeout=5) as reply:
             return dict(json.load(reply))
     return None
 

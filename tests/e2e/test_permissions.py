@@ -65,8 +65,8 @@ def token(key: EllipticCurvePrivateKey, subject: str, groups: list[str], scope: 
     return jwt.encode(claims, key, "ES256", {"kid": "k1"})
 
 
-def start(home: Path, key: EllipticCurvePrivateKey, hidden: dict[str, str]) -> Machine:
-    """A stack with tokens on, documents for everyone, and these for group `inner` alone."""
+def prepared(home: Path, key: EllipticCurvePrivateKey, hidden: dict[str, str]) -> Machine:
+    """A stack to be started with tokens on, documents for everyone, and these for group `inner` alone."""
     make_models(home)
     documents = home / "documents"
     documents.mkdir()
@@ -83,8 +83,7 @@ def start(home: Path, key: EllipticCurvePrivateKey, hidden: dict[str, str]) -> M
     (home / "jwks.json").write_text(json.dumps({"keys": [jwk]}))
     auth = {"AUTH": "jwt", "JWKS": str(home / "jwks.json"), "ISSUER": ISSUER, "AUDIENCE": AUDIENCE}
     made = Machine(home, environment_of(home) | {f"QUARRY_GATEWAY_{name}": value for name, value in auth.items()}, {"a": identity})
-    made.stack("promote", identity)
-    made.stack("up", "gateway")
+    made.environment["QUARRY_TOKEN"] = token(key, "operator", [])
     return made
 
 
@@ -94,7 +93,9 @@ def machines(tmp_path_factory: pytest.TempPathFactory, key: EllipticCurvePrivate
     started: list[Machine] = []
     try:
         for name, hidden in (("with", HIDDEN), ("without", {})):
-            started.append(start(tmp_path_factory.mktemp(name), key, hidden))
+            started.append(prepared(tmp_path_factory.mktemp(name), key, hidden))
+            started[-1].stack("promote", started[-1].ids["a"])
+            started[-1].stack("up", "gateway")
         yield started[0], started[1]
     finally:
         for machine in started:
@@ -151,7 +152,8 @@ def test_documents_are_put_found_revoked_and_forgotten_while_it_runs(machines: t
     put = {"body": b"It is word21 word22.", "Content_Type": "text/plain"}
     job = writer.job("PUT", "note.txt", **put, X_Quarry_Principals="group:readers")  # type: ignore[arg-type]
     assert (job["state"], job["passages"]) == ("done", 1), job
-    assert reader.send("GET", f"/v1/jobs/{job['job_id']}")[0] == 404, "a job is its submitter's"
+    other = Caller(machines[0], token(key, "otto", [], "quarry:write"))
+    assert other.send("GET", f"/v1/jobs/{job['job_id']}")[0] == 404, "a job is its submitter's"
 
     def visible() -> bool:
         found = reader.post("/v1/search", {"question": "which word21 is it", "retrieval": "bm25"})[1]["passages"]

@@ -1,10 +1,12 @@
 """Ask every question of a SQuAD file over HTTP, through the running gateway or the reader alone, and score the answers.
 
 Prints one JSON object. A file without unanswerable questions is scored as SQuAD v1 is: the best answer counts, however sure it is.
+QUARRY_TOKEN is the bearer token to ask with, where the gateway wants one.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -22,6 +24,7 @@ from . import scoring, squad
 from .squad import Example
 
 K = 5
+TOKEN = {"Authorization": f"Bearer {os.environ['QUARRY_TOKEN']}"} if os.environ.get("QUARRY_TOKEN") else {}
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def post(url: str, body: dict[str, Any], patience_sec: float = 60.0) -> dict[str
         SystemExit: it cannot be reached or refuses the request.
     """
     until = time.monotonic() + patience_sec
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json", "X-Request-Deadline-Ms": "25000"})
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json", "X-Request-Deadline-Ms": "25000", **TOKEN})
     while True:
         try:
             with urllib.request.urlopen(request, timeout=60) as reply:
@@ -122,7 +125,7 @@ def main() -> None:
         sys.exit(f"cannot evaluate: {args.data.name} holds no questions")
     ask: Callable[[Example], Reply] = lambda e: ask_reader(args.reader, e)  # noqa: E731
     if args.gateway:
-        with urllib.request.urlopen(f"{args.gateway}/v1/releases/current", timeout=10) as reply:
+        with urllib.request.urlopen(urllib.request.Request(f"{args.gateway}/v1/releases/current", headers=TOKEN), timeout=10) as reply:
             threshold = float(json.load(reply)["threshold"])
         ask = lambda e: ask_gateway(args.gateway, e, threshold)  # noqa: E731
     with ThreadPoolExecutor(args.concurrency) as pool:

@@ -124,8 +124,8 @@ class Authenticator:
 
 
 def _names(claim: Any) -> list[str]:
-    """A claim's entries: a list of strings, or one string."""
-    entries = [claim] if isinstance(claim, str) else claim
+    """A claim's entries: a list of strings, or one string; an empty one is none."""
+    entries = [claim][: len(claim)] if isinstance(claim, str) else claim
     if not isinstance(entries, list) or not all(isinstance(e, str) and e for e in entries):
         raise _Unfit("names")
     return entries
