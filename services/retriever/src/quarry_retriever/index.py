@@ -22,7 +22,6 @@ CANARY_TOLERANCE = 1e-3
 EXACT_UP_TO = 50_000
 POLL_SEC = 0.5
 Encode = Callable[[Sequence[str]], Array]  # float32 (texts, dimension)
-UNREADABLE = (sqlite3.Error, ValueError, TypeError, OSError, ManifestError)
 
 
 class Index:
@@ -58,14 +57,14 @@ class Index:
         _check_canary(manifest, encode_passages)
         try:
             return cls(manifest, folder, exact_up_to)
-        except (sqlite3.Error, ValueError, TypeError) as error:
+        except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
             raise ManifestError(f"{INDEX_DATABASE} cannot be read: {type(error).__name__}: {error}") from error
 
     def refresh(self) -> None:
         """Take up what changed since the newest snapshot.
 
         Raises:
-            sqlite3.Error, ManifestError, ValueError, TypeError: it cannot be read, or what changed is damaged; the snapshot stays.
+            sqlite3.Error, ManifestError, ValueError, TypeError, RecursionError: it cannot be read, or what changed is damaged; the snapshot stays.
         """
         with self._changing:
             held = self.snapshot
@@ -86,7 +85,7 @@ class Index:
         try:
             self.refresh()
             self._failing = False
-        except UNREADABLE as error:
+        except Exception as error:  # of whatever kind: the thread must go on looking
             self.follow_errors += 1
             if not self._failing:  # the metric counts the rest
                 log.warning("the index cannot be followed, served as of revision %d: %s: %s", self.snapshot.revision, type(error).__name__, error)
@@ -113,8 +112,8 @@ class Index:
         while not self._ended.is_set():
             try:
                 self.tend_graph()
-            except sqlite3.Error as error:
-                log.warning("no graph over the vectors, searched exactly: %s: %s", type(error).__name__, error)
+            except Exception as error:  # of SQLite or faiss; the next change is another chance
+                log.warning("no new graph over the vectors: %s: %s", type(error).__name__, error)
             self._grown.wait()
             self._grown.clear()
 
