@@ -6,7 +6,7 @@ Every file that can hold a word holds SECRET, which no reason may repeat.
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +47,9 @@ SPECIAL = {
 }
 
 
-def write(folder: Path) -> None:
-    """Write every file of `cases` and `SPECIAL` into `folder`, and good.md beside them."""
-    for case in cases():
+def write(folder: Path, made: Iterable[Case]) -> None:
+    """Write every file of `made` and `SPECIAL` into `folder`, and good.md beside them."""
+    for case in made:
         (folder / case.name).write_bytes(case.data)
     (folder / "good.md").write_text("# Good\n\nThe wall stands.\n")
     os.mkfifo(folder / "pipe.txt")
@@ -67,4 +67,4 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(Path(sys.argv[1]), cases())

@@ -27,13 +27,13 @@ def made(secret: str) -> Made:
     for ending, data in good.items():
         main = _MAIN[ending]
         each[f"password{ending}"] = (_locked(data), "encrypted")
-        for part in (30, len(data) // 2, len(data) - 10):
-            each[f"cut-{part}{ending}"] = (data[:part], "damaged")
+        for name, size in (("start", 30), ("half", len(data) // 2), ("end", len(data) - 10)):
+            each[f"cut-{name}{ending}"] = (data[:size], "damaged")
         each[f"entities{ending}"] = (_with(data, main, lambda xml: _BOMB + _root(xml)), "bomb")
-        each[f"bomb{ending}"] = (_with(data, main, lambda xml: xml + b" " * 40_000_000), "bomb")
-        each[f"no-main{ending}"] = (_without(data, main), "damaged")
+        each[f"bomb{ending}"] = (_with(data, main, lambda xml: xml + b" " * 6_000_000), "bomb")
+        each[f"no-main{ending}"] = (_without(data, main), "no_text" if ending == ".xlsx" else "damaged")
         each[f"bad-xml{ending}"] = (_with(data, main, lambda xml: xml[: len(xml) // 2]), "damaged")
-        each[f"deep{ending}"] = (_with(data, main, lambda xml: _deep(xml)), "damaged")
+        each[f"deep{ending}"] = (_with(data, main, _deep), "=xlsx" if ending == ".xlsx" else "damaged")
         each[f"bad-sum{ending}"] = (_bad_sum(data, main), "damaged")
     return {**each, **_others(good), **_workbooks(good[".xlsx"]), **_archives(secret)}
 
@@ -51,7 +51,10 @@ def _others(good: Mapping[str, bytes]) -> Made:
         "xlsx.docx": (good[".xlsx"], "=xlsx"),
         "pptx.txt": (good[".pptx"], "=pptx"),
         "outside.docx": (_with(word, "word/document.xml", lambda xml: outside + _root(xml)), "bomb"),
-        "utf-16-entities.docx": (_with(word, "word/styles.xml", lambda xml: (_BOMB + _root(xml)).decode().replace('"1.0"', '"1.0" encoding="utf-16"').encode("utf-16")), "bomb"),
+        "utf-16-entities.docx": (
+            _with(word, "word/styles.xml", lambda xml: (_BOMB + _root(xml)).decode().replace('"1.0"', '"1.0" encoding="utf-16"').encode("utf-16")),
+            "bomb",
+        ),
         "relations-entities.pptx": (_with(good[".pptx"], "ppt/_rels/presentation.xml.rels", lambda xml: _BOMB + _root(xml)), "bomb"),
         "macros.docm": (_with(word, "[Content_Types].xml", macros), "unsupported"),
         "strict.docx": (_with(word, "word/document.xml", strict), "unsupported"),
@@ -76,9 +79,9 @@ def _workbooks(data: bytes) -> Made:
 def _archives(secret: str) -> Made:
     text = _zip({f"{secret}.txt": b"words"})
     nested = text
-    for _ in range(6):
-        nested = _zip({f"{i}.zip": nested for i in range(8)})
-    bomb = _zip({f"word/{i}.xml": bytes(5_000_000) for i in range(8)} | {"[Content_Types].xml": b""})
+    for _ in range(4):
+        nested = _zip({f"{i}.zip": nested for i in range(4)})
+    bomb = _zip({f"word/{i}.xml": bytes(1_000_000) for i in range(8)} | {"[Content_Types].xml": b""})
     return {
         "plain.zip": (text, "unsupported"),
         "zip.docx": (text, "unsupported"),
@@ -183,8 +186,8 @@ def _flagged(data: bytes) -> bytes:
 
 
 def _lying() -> bytes:
-    """The directory says 10 bytes, the part unpacks to a hundred million."""
-    data = bytearray(_zip({"[Content_Types].xml": bytes(100_000_000)}))
+    """The directory says 10 bytes, the part unpacks to four million."""
+    data = bytearray(_zip({"[Content_Types].xml": bytes(4_000_000)}))
     for mark, size in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
         at = data.index(mark) + size
         data[at : at + 4] = struct.pack("<L", 10)

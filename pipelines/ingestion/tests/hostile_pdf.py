@@ -25,17 +25,17 @@ def made(secret: str) -> Made:
         "head-only.pdf": (b"%PDF-1.7\n", "damaged"),
         "pdf.txt": (good, "=pdf"),
         "pdf-without-ending": (good, "=pdf"),
-        "junk-inside.pdf": (good[:300] + bytes(300) + good[600:], "damaged"),
+        "junk-inside.pdf": (good[:300] + bytes(300) + good[600:], "=pdf"),
         "no-words.pdf": (blank, "no_text"),
-        "xref-loop.pdf": (_raw([*_PAGES, _stream(show)], prev=True), "=pdf"),
+        "xref-loop.pdf": (_raw([*_PAGES, _stream(show)], prev=True), "damaged"),
         "page-loop.pdf": (_raw([_PAGES[0], b"<< /Type /Pages /Kids [2 0 R 3 0 R] /Count 2 >>", *_PAGES[2:], _stream(show)]), "=pdf"),
         "count-lie.pdf": (_raw([_PAGES[0], b"<< /Type /Pages /Kids [3 0 R] /Count 1000000000 >>", *_PAGES[2:], _stream(show)]), "=pdf"),
         "many-pages.pdf": (_many(30_000), "timeout", 2.0),
         "deep-arrays.pdf": (_raw([*_PAGES, _stream(show), b"[" * 20_000 + b"]" * 20_000], root_extra=b"/X 6 0 R"), "=pdf"),
         "deep-operands.pdf": (_raw([*_PAGES, _stream(b"[" * 20_000 + show)]), "no_text"),
-        "stream-bomb.pdf": (_raw([*_PAGES, _stream(zlib.compress(bytes(600_000_000), 1), b"/Filter /FlateDecode")]), "too_large"),
+        "stream-bomb.pdf": (_raw([*_PAGES, _stream(_zeros(400), b"/Filter /FlateDecode")]), "too_large"),
         "form-loop.pdf": (_raw([_PAGES[0], _PAGES[1], _LOOP_PAGE, _PAGES[3], _stream(show + b" /F Do"), _FORM]), "=pdf"),
-        "stream-length-lie.pdf": (_raw([*_PAGES, _stream(show, length=10**12)]), "=pdf"),
+        "stream-length-lie.pdf": (_raw([*_PAGES, _stream(show, length=10**12)]), "no_text"),
         "outline-loop.pdf": (_raw([*_PAGES, _stream(show), b"<< /First 6 0 R /Next 6 0 R >>"], root_extra=b"/Outlines 6 0 R"), "=pdf"),
     }
 
@@ -47,9 +47,7 @@ _PAGES = [
     b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
 ]
 _LOOP_PAGE = _PAGES[2].replace(b"/Font <<", b"/XObject << /F 6 0 R >> /Font <<")
-_FORM = (
-    b"<< /Type /XObject /Subtype /Form /BBox [0 0 9 9] /Resources << /XObject << /F 6 0 R >> >> /Length 5 >>\nstream\n/F Do\nendstream"
-)
+_FORM = b"<< /Type /XObject /Subtype /Form /BBox [0 0 9 9] /Resources << /XObject << /F 6 0 R >> >> /Length 5 >>\nstream\n/F Do\nendstream"
 
 
 def _good(secret: str) -> bytes:
@@ -60,6 +58,11 @@ def _good(secret: str) -> bytes:
         canvas.showPage()
     canvas.save()
     return out.getvalue()
+
+
+def _zeros(megabytes: int) -> bytes:
+    packer = zlib.compressobj(1)
+    return b"".join(packer.compress(bytes(1_000_000)) for _ in range(megabytes)) + packer.flush()
 
 
 def _locked(data: bytes, password: str, algorithm: str) -> bytes:

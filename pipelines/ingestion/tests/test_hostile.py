@@ -2,8 +2,6 @@
 
 import multiprocessing
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,22 +9,22 @@ import pytest
 from quarry_ingestion.blocks import Document
 from quarry_ingestion.extract import Limits, Skipped, extract, preload
 
-from .hostile import SECRET, SPECIAL, Case, cases
+from .hostile import SECRET, SPECIAL, Case, cases, write
 
-PROJECT = Path(__file__).parents[1]
-CASES = [*cases(), *(Case(name, b"", code) for name, code in SPECIAL.items())]
+MADE = list(cases())
+CASES = [*MADE, *(Case(name, b"", code) for name, code in SPECIAL.items())]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("hostile")
-    subprocess.run([sys.executable, "-m", "tests.hostile", made], cwd=PROJECT, check=True)
+    write(made, MADE)
     preload()
     return made
 
 
 def limits(seconds: float) -> Limits:
-    return Limits(seconds, memory_bytes=400_000_000, input_bytes=8_000_000, output_characters=500_000, unzipped_bytes=30_000_000)
+    return Limits(seconds, memory_bytes=300_000_000, input_bytes=6_000_000, output_characters=150_000, unzipped_bytes=5_000_000)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: ascii(case.name[:40]))

@@ -1,5 +1,7 @@
 """Bytes to text, and what is no text."""
 
+import re
+
 from .blocks import Unreadable
 
 _CONTROLS = [chr(i) for i in range(32) if chr(i) not in "\t\n\v\f\r\x1b"]  # hardly ever in text, a tenth of compressed bytes
@@ -17,8 +19,22 @@ def text_of(data: bytes) -> str:
     Raises:
         Unreadable: it is not text.
     """
+    text = unicode_of(data)
+    return refuse_binary(data.decode("cp1252", errors="replace") if text is None else text)
+
+
+def unicode_of(data: bytes) -> str | None:
+    """Decode what is one of the Unicode encodings; none if it is not.
+
+    A few bytes that are wrong do not make UTF-8 another encoding: letters outside ASCII hardly ever look like UTF-8 by accident.
+    """
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None) or _unmarked_utf16(data)
-    return refuse_binary(data.decode(encoding, errors="replace") if encoding else _utf8_or_windows(data))
+    if encoding:
+        return data.decode(encoding, errors="replace")
+    text = data.decode("utf-8-sig", errors="replace")
+    wrong = len(re.findall("\ufffd+", text))
+    right = sum(ord(c) > 127 and c != "\ufffd" for c in text) if wrong else 0
+    return text if right >= wrong else None
 
 
 def refuse_binary(text: str) -> str:
@@ -40,14 +56,3 @@ def _unmarked_utf16(data: bytes) -> str | None:
     if odd > 0.7 * half and even < 0.05 * half:
         return "utf-16-le"
     return "utf-16-be" if even > 0.7 * half and odd < 0.05 * half else None
-
-
-def _utf8_or_windows(data: bytes) -> str:
-    """A few bytes that are wrong do not make UTF-8 another encoding: letters outside ASCII hardly ever look like UTF-8 by accident."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("utf-8-sig", errors="replace")
-    wrong = text.count("\ufffd")
-    right = sum(ord(c) > 127 for c in text) - wrong
-    return text if right > wrong else data.decode("cp1252", errors="replace")

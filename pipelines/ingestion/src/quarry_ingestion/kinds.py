@@ -102,7 +102,7 @@ def _text_type(data: bytes, suffix: str) -> str:
     if re.match(r"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!doctype html|<html|<head|<body)", head, re.IGNORECASE | re.DOTALL):
         return HTML
     by_name = _BY_NAME.get(suffix)
-    if by_name == EML and not _HEADER.match(head):
+    if by_name == EML and not re.match(rb"\s*[!-9;-~]+:", data):
         raise Unreadable("damaged", "the name says .eml, but it does not begin with the headers of a message")
     if by_name in (TEXT, None) and _is_message(head):
         return EML

@@ -33,7 +33,7 @@ def _header(message: EmailMessage, name: str) -> str:
         return clean(raw.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
     try:
         return clean(str(message[name] or ""))
-    except (ValueError, IndexError, AttributeError, TypeError, LookupError):  # of broken addresses and dates
+    except (ValueError, IndexError, AttributeError, TypeError, LookupError, RecursionError):  # of broken addresses and dates
         return clean(raw)
 
 

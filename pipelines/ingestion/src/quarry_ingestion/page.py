@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from .blocks import Block
-from .decode import refuse_binary
+from .decode import refuse_binary, unicode_of
 
 _BLOCK_TAGS = set("p li dt dd blockquote pre caption figcaption address summary td th div section article main body".split())
 
@@ -13,11 +13,9 @@ def html(data: bytes) -> list[Block]:
     """Visible text by block elements; table rows with their cells joined; scripts, styles and navigation left out."""
     from bs4 import BeautifulSoup
 
-    try:  # what is valid UTF-8 is UTF-8: the library would guess
-        soup = BeautifulSoup(data.decode("utf-8-sig"), "lxml")
-    except UnicodeDecodeError:
-        soup = BeautifulSoup(data, "lxml")
-    refuse_binary(soup.get_text())
+    text = unicode_of(data)
+    refuse_binary(data.decode("latin-1") if text is None else text)
+    soup = BeautifulSoup(data if text is None else text, "lxml")  # only what is not Unicode is for the library to guess
     for tag in soup(["script", "style", "template", "noscript", "nav", "svg", "head"]):
         tag.decompose()
     blocks: list[Block] = []

@@ -31,7 +31,7 @@ def xlsx(data: bytes) -> list[Block]:
         sheet.reset_dimensions()  # what the sheet says of its size may be wrong either way
         rows = []
         for row in sheet.iter_rows():
-            left -= max(1, len(row))
+            left -= len(row) + 4
             if left < 0:
                 raise Unreadable("too_large", f"more than {MAX_CELLS} cells")
             rows.append([_shown(cell) for cell in row])
