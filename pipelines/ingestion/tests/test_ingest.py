@@ -1,23 +1,25 @@
-"""A folder to an index generation, with a tiny real encoder."""
+"""A folder to an index that is changed in place, with a tiny real encoder."""
 
 import json
 import os
-import sqlite3
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pytest
-from quarry_contract.manifests import INDEX_MANIFEST, IndexManifest, read_manifest, verify_files
-from quarry_contract.releases import index_pointer
+from quarry_contract.index_store import INDEX_DATABASE, SCHEMA_VERSION, connect
+from quarry_contract.manifests import INDEX_MANIFEST, IndexManifest, generation_name, read_manifest
+from quarry_contract.releases import index_dir
 from quarry_runtime import tiny
 from quarry_runtime.encode import Encoder
 
+from quarry_ingestion.chunk import CHUNKER
 from quarry_ingestion.extract import Limits, read
-from quarry_ingestion.sources import only_one
+from quarry_ingestion.locks import only_one
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
@@ -29,14 +31,26 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path | str, home: Path, model: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "quarry_ingestion", str(folder), "--home", str(home), "--model-dir", str(model)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+def command(*arguments: object, prefix: Sequence[str] = ()) -> "subprocess.CompletedProcess[str]":
+    whole = [*prefix, sys.executable, "-m", "quarry_ingestion", *map(str, arguments)]
+    return subprocess.run(whole, capture_output=True, text=True, check=False, env=os.environ)
+
+
+def run(source: Path | str, home: Path, model: Path, prefix: Sequence[str] = ()) -> "subprocess.CompletedProcess[str]":
+    return command(source, "--home", home, "--model-dir", model, prefix=prefix)
 
 
 def report(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def rows(home: Path, generation: str, query: str) -> list[tuple[Any, ...]]:
+    database = connect(index_dir(home, generation) / INDEX_DATABASE)
+    try:
+        return database.execute(query).fetchall()
+    finally:
+        database.close()
 
 
 @pytest.fixture
@@ -51,34 +65,107 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_becomes_a_generation_and_bad_files_do_not_stop_it(folder: Path, tmp_path: Path, model: Path) -> None:
-    found = report(run(folder, tmp_path / "home", model))
-    assert (found["documents"], found["passages"]) == (2, 2)
+    home = tmp_path / "home"
+    found = report(run(folder, home, model))
+    assert [found[name] for name in ("revision", "documents", "passages", "words", "encoded")] == [2, 2, 2, 10, 2]
+    assert [found[name] for name in ("added", "updated", "removed", "unchanged")] == [2, 0, 0, 0]
     assert [(s["source"], s["code"]) for s in found["skipped"]] == [("bad.pdf", "damaged")]
-    index = tmp_path / "home" / "index" / found["generation"]
-    manifest = read_manifest(index / INDEX_MANIFEST, IndexManifest)
-    verify_files(index, manifest.files)
+    manifest = read_manifest(home / "index" / found["generation"] / INDEX_MANIFEST, IndexManifest)
     encoder = Encoder.load(model)
-    assert manifest.encoder_digest == encoder.manifest.digest
-    assert index_pointer(tmp_path / "home", encoder.manifest.digest).read_text() == found["generation"]
+    assert manifest.generation == found["generation"] == generation_name(encoder.manifest.digest, CHUNKER, SCHEMA_VERSION)
+    assert (manifest.encoder_digest, manifest.dimension) == (encoder.manifest.digest, encoder.manifest.dimension)
+    assert json.loads((home / "index" / "targets.json").read_text()) == [{"generation": found["generation"], "model_dir": str(model)}]
     assert np.abs(encoder.encode([manifest.canary_text])[0] - np.array(manifest.canary_vector)).max() < 1e-5
-    with sqlite3.connect(index / "passages.db") as database:
-        rows = database.execute("SELECT p.start, p.end, p.text, d.text, d.document_id FROM passages p JOIN documents d USING (document_id)").fetchall()
-    assert all(text[a:b] == words for a, b, words, text, _ in rows)
-    assert [r[4] for r in rows] == ["a.md", "sub/b.txt"]
-    dense = faiss.read_index(str(index / "dense.faiss"))
-    expected = encoder.encode(["Cranes. " + rows[0][2], "b. " + rows[1][2]])
-    assert np.abs(dense.reconstruct_n(0, 2) - expected).max() < 1e-5
+    query = """SELECT p.start, p."end", p.text, d.text, d.document_id, d.source, v.vector, d.principals
+               FROM passages p JOIN documents d USING (document_id) JOIN vectors v USING (row) ORDER BY 5"""
+    passages = rows(home, found["generation"], query)
+    assert all(text[a:b] == words for a, b, words, text, *_ in passages)
+    assert [r[4:6] for r in passages] == [("a.md", "a.md"), ("sub/b.txt", "sub/b.txt")]
+    assert {r[7] for r in passages} == {'["*"]'}
+    expected = [encoder.encode([text])[0].tobytes() for text in ("Cranes. " + passages[0][2], "b. " + passages[1][2])]
+    assert [r[6] for r in passages] == expected
 
 
-def test_the_same_bytes_again_are_no_work_and_a_change_is_a_new_generation(folder: Path, tmp_path: Path, model: Path) -> None:
-    first = report(run(folder, tmp_path / "home", model))
-    built = (tmp_path / "home" / "index" / first["generation"] / INDEX_MANIFEST).stat().st_mtime_ns
-    again = report(run(folder, tmp_path / "home", model))
-    assert again["generation"] == first["generation"]
-    assert "passages" not in again
-    assert (tmp_path / "home" / "index" / first["generation"] / INDEX_MANIFEST).stat().st_mtime_ns == built
+def test_only_what_changed_is_read_and_encoded(folder: Path, tmp_path: Path, model: Path) -> None:
+    home = tmp_path / "home"
+    first = report(run(folder, home, model))
+    assert (report(run(folder, home, model)) | {"seconds": 0}) == first | {"encoded": 0, "added": 0, "unchanged": 2, "seconds": 0}
     (folder / "a.md").write_text("# Cranes\n\nAnother text.")
-    assert report(run(folder, tmp_path / "home", model))["generation"] != first["generation"]
+    os.utime(folder / "sub" / "b.txt")  # looks changed, is not
+    kept = rows(home, first["generation"], "SELECT row, revision FROM passages WHERE document_id = 'sub/b.txt'")
+    changed = report(run(folder, home, model))
+    assert [changed[name] for name in ("generation", "revision", "encoded", "updated", "unchanged")] == [first["generation"], 3, 1, 1, 1]
+    assert rows(home, first["generation"], "SELECT row, revision FROM passages WHERE document_id = 'sub/b.txt'") == kept
+    assert rows(home, first["generation"], "SELECT text FROM passages WHERE document_id = 'a.md'") == [("Cranes\n\nAnother text.",)]
+    assert rows(home, first["generation"], "SELECT row, revision FROM removed") == [(1, 3)]
+
+
+def test_what_vanished_or_cannot_be_read_any_more_is_removed(folder: Path, tmp_path: Path, model: Path) -> None:
+    home = tmp_path / "home"
+    report(run(folder, home, model))
+    (folder / "sub" / "b.txt").unlink()
+    (folder / "a.md").write_bytes(b"%PDF-1.7 broken now")
+    (folder / "c.txt").write_text("The pile.")
+    found = report(run(folder, home, model))
+    assert [found[name] for name in ("documents", "added", "removed")] == [1, 1, 2]
+    assert {s["source"] for s in found["skipped"]} == {"a.md", "bad.pdf"}
+    for query in ("SELECT document_id FROM documents", "SELECT DISTINCT document_id FROM passages"):
+        assert rows(home, found["generation"], query) == [("c.txt",)]
+    assert rows(home, found["generation"], "SELECT count(*) FROM vectors") == [(1,)]
+    (folder / "c.txt").unlink()
+    (folder / "a.md").unlink()
+    (folder / "bad.pdf").unlink()
+    assert report(run(folder, home, model))["documents"] == 0
+
+
+def test_a_folder_that_may_not_be_listed_loses_no_documents(folder: Path, tmp_path: Path, model: Path) -> None:
+    """As root, without the right to pass over permissions."""
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("root may read everything, and there is no setpriv")
+    home = tmp_path / "home"
+    report(run(folder, home, model))
+    (folder / "sub").chmod(0)
+    (folder / "a.md").unlink()
+    found = report(run(folder, home, model, prefix=("setpriv", "--bounding-set", "-dac_override,-dac_read_search") if os.geteuid() == 0 else ()))
+    (folder / "sub").chmod(0o755)
+    assert [found[name] for name in ("documents", "removed")] == [2, 0]
+    assert ("sub", "unlisted") in [(s["source"], s["code"]) for s in found["skipped"]]
+    assert report(run(folder, home, model))["documents"] == 1
+
+
+def test_a_folder_that_is_gone_loses_no_documents(folder: Path, tmp_path: Path, model: Path) -> None:
+    home = tmp_path / "home"
+    generation = report(run(folder, home, model))["generation"]
+    folder.rename(tmp_path / "away")
+    assert run(folder, home, model).returncode == 2
+    assert rows(home, generation, "SELECT count(*) FROM documents") == [(2,)]
+
+
+def test_principals_come_from_the_nearest_rule_and_a_change_of_them_encodes_nothing(folder: Path, tmp_path: Path, model: Path) -> None:
+    home = tmp_path / "home"
+    (folder / ".quarry.json").write_text('{"principals": {"*": ["group:site", "user:jo"], "*.md": ["group:éditeurs", "group:éditeurs"]}}')
+    (folder / "sub" / ".quarry.json").write_text('{"principals": {"x*": ["user:x"]}}')
+    (folder / "sub" / "x.txt").write_text("The wind.")
+    first = report(run(folder, home, model))
+    query = "SELECT document_id, principals FROM documents ORDER BY 1"
+    expected = [("a.md", '["group:éditeurs"]'), ("sub/b.txt", '["group:site", "user:jo"]'), ("sub/x.txt", '["user:x"]')]
+    assert rows(home, first["generation"], query) == expected
+    (folder / "sub" / ".quarry.json").write_text('{"principals": {"*": []}}')
+    second = report(run(folder, home, model))
+    assert [second[name] for name in ("revision", "updated", "encoded")] == [first["revision"] + 2, 2, 0]
+    assert [r[1] for r in rows(home, first["generation"], query)] == ['["group:éditeurs"]', "[]", "[]"]
+    digest = report(command("--digest", "--home", home))
+    assert digest == report(command("--digest", "--home", fresh(tmp_path, folder, model))), "set or put, it is written alike"
+    for wrong in ("{", '{"principals": {"*": "everyone"}}', '{"principals": ["*"]}'):
+        (folder / "sub" / ".quarry.json").write_text(wrong)
+        done = run(folder, home, model)
+        assert (done.returncode, "sub/.quarry.json" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+    assert report(command("--digest", "--home", home)) == digest
+
+
+def fresh(tmp_path: Path, folder: Path, model: Path) -> Path:
+    report(run(folder, tmp_path / "fresh", model))
+    return tmp_path / "fresh"
 
 
 def test_a_second_folder_joins_the_first(folder: Path, tmp_path: Path, model: Path) -> None:
@@ -87,10 +174,8 @@ def test_a_second_folder_joins_the_first(folder: Path, tmp_path: Path, model: Pa
     other.mkdir()
     (other / "a.md").write_text("The same name, another document.")
     found = report(run(other, tmp_path / "home", model))
-    assert found["documents"] == 3
-    with sqlite3.connect(tmp_path / "home" / "index" / found["generation"] / "passages.db") as database:
-        names = {row[0] for row in database.execute("SELECT document_id FROM documents")}
-    assert names == {"a.md", "sub/b.txt", "other/a.md"}
+    assert (found["documents"], found["unchanged"], found["encoded"]) == (3, 0, 1)
+    assert {n for (n,) in rows(tmp_path / "home", found["generation"], "SELECT document_id FROM documents")} == {"a.md", "sub/b.txt", "other/a.md"}
 
 
 def test_names_are_stable_and_never_collide(tmp_path: Path, model: Path) -> None:
@@ -99,11 +184,9 @@ def test_names_are_stable_and_never_collide(tmp_path: Path, model: Path) -> None
         root.mkdir(parents=True)
         (root / "a.txt").write_text(f"The document of {root}.")
         found = report(run(root, tmp_path / "home", model))
-    (again,) = {report(run(root, tmp_path / "home", model))["generation"] for root in roots}
-    assert again == found["generation"]
-    with sqlite3.connect(tmp_path / "home" / "index" / again / "passages.db") as database:
-        rows = database.execute("SELECT document_id, text FROM documents ORDER BY 1").fetchall()
-    assert rows == [("a.txt", f"The document of {roots[0]}."), ("docs-2/a.txt", f"The document of {roots[2]}."), ("docs/a.txt", f"The document of {roots[1]}.")]
+    assert {report(run(root, tmp_path / "home", model))["encoded"] for root in roots} == {0}
+    texts = rows(tmp_path / "home", found["generation"], "SELECT document_id, text FROM documents ORDER BY 1")
+    assert texts == [(name, f"The document of {root}.") for name, root in (("a.txt", roots[0]), ("docs-2/a.txt", roots[2]), ("docs/a.txt", roots[1]))]
 
 
 def test_a_file_name_that_is_not_utf8_and_text_without_tokens(tmp_path: Path, model: Path) -> None:
@@ -111,10 +194,11 @@ def test_a_file_name_that_is_not_utf8_and_text_without_tokens(tmp_path: Path, mo
     folder.mkdir()
     Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt")).write_text("The crane of the café.")
     (folder / "invisible.txt").write_text("\u200b")
+    (folder / ("ö" * 120 + ".txt")).write_text("A long name.")
     found = report(run(folder, tmp_path / "home", model))
-    assert (found["documents"], found["skipped"]) == (2, [])
-    with sqlite3.connect(tmp_path / "home" / "index" / found["generation"] / "passages.db") as database:
-        assert database.execute("SELECT document_id FROM documents ORDER BY 1").fetchall() == [("caf\\xe9.txt",), ("invisible.txt",)]
+    assert (found["documents"], found["skipped"]) == (3, [])
+    names = rows(tmp_path / "home", found["generation"], "SELECT document_id FROM documents ORDER BY 1")
+    assert names == [("caf\\xe9.txt",), ("invisible.txt",), ("ö" * 120 + ".txt",)]
 
 
 def test_two_at_once_do_not_write_into_each_other(folder: Path, tmp_path: Path, model: Path) -> None:
@@ -135,7 +219,7 @@ def test_what_cannot_work_is_told_without_a_traceback(tmp_path: Path, model: Pat
     (only_bad / "x.pdf").write_bytes(b"%PDF-")
     for target, artefact, says in (
         (tmp_path / "nowhere", model, "is not a folder"),
-        ("s3://bucket/prefix", model, "s3:// prefixes are not read yet"),
+        ("s3:///prefix", model, "is not s3://bucket/prefix"),
         (empty, model, "holds no files"),
         (only_bad, model, "no readable document"),
         (folder, tmp_path, "model.json cannot be read"),
@@ -179,8 +263,6 @@ def test_the_sample_corpus_is_what_its_readme_says() -> None:
 
 
 def test_the_sample_corpus_is_what_its_script_builds(tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "examples"
     shutil.copytree(EXAMPLES, copy)
     subprocess.run([sys.executable, str(copy / "build.py")], check=True, capture_output=True)

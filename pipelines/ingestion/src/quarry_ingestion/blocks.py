@@ -39,6 +39,7 @@ class Document:
     pages: tuple[tuple[int, int], ...]  # (page number, where it starts)
     sections: tuple[tuple[str, int], ...]  # (heading, where it starts)
     metadata: dict[str, Scalar] = field(default_factory=dict)
+    principals: tuple[str, ...] = ("*",)  # who may read it, sorted; "*" = everyone, none = nobody
 
 
 def clean(text: str) -> str:

@@ -1,0 +1,191 @@
+"""`ledger.db`: what was done with every item of every source. Written after the index, so that a run that is killed repeats one document at most."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from quarry_contract.index_store import connect
+
+LEDGER_DATABASE = "ledger.db"
+UPLOADS = "upload"  # the source of what was uploaded; the uri is the document's id
+
+_SCHEMA = """
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS items(
+    source TEXT NOT NULL,                   -- folder, s3://bucket/prefix, or `upload`
+    uri TEXT NOT NULL,                      -- in its source
+    document_id TEXT UNIQUE NOT NULL,       -- never changes
+    fingerprint TEXT NOT NULL,              -- what the source tells without reading; '' = read it again
+    version TEXT,                           -- SHA-256 of the bytes; NULL = they were not read
+    extractor INTEGER NOT NULL,             -- version of what read it
+    listed TEXT NOT NULL,                   -- JSON list: principals by the source's rules
+    principals TEXT NOT NULL,               -- JSON list: who may read it, an object's own metadata considered
+    state TEXT NOT NULL CHECK (state IN ('indexed', 'skipped')),
+    code TEXT,                              -- why it was skipped; stable
+    detail TEXT,
+    words INTEGER NOT NULL,
+    changed TEXT NOT NULL,                  -- ISO 8601, UTC
+    seen INTEGER NOT NULL,                  -- the run over its source that saw it last
+    PRIMARY KEY (source, uri)
+);
+CREATE TABLE IF NOT EXISTS forgotten(
+    item TEXT PRIMARY KEY,                  -- SHA-256 of source and uri: what must not come back
+    at TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS jobs(
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    job_id TEXT UNIQUE NOT NULL,
+    document_id TEXT NOT NULL,
+    job TEXT NOT NULL,                      -- JSON quarry_contract.messages.Job
+    open INTEGER NOT NULL,                  -- 1 = to be done, or being done
+    principals TEXT NOT NULL,               -- JSON list
+    media_type TEXT,
+    submitter TEXT
+);
+CREATE INDEX IF NOT EXISTS jobs_open ON jobs(number) WHERE open = 1;
+CREATE INDEX IF NOT EXISTS jobs_document ON jobs(document_id);
+COMMIT;
+"""
+_COLUMNS = "source, uri, document_id, fingerprint, version, extractor, listed, principals, code, detail, words, seen"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One item of a source. Without `code` its document is in the index."""
+
+    source: str
+    uri: str
+    document_id: str
+    fingerprint: str
+    version: str | None
+    extractor: int
+    listed: tuple[str, ...]
+    principals: tuple[str, ...]
+    code: str | None
+    detail: str | None
+    words: int
+    seen: int
+
+
+def open_ledger(home: Path) -> sqlite3.Connection:
+    """The database, made when it is not there.
+
+    Raises:
+        sqlite3.Error: it cannot be opened.
+    """
+    database = connect(home / LEDGER_DATABASE, writing=True)
+    database.executescript(_SCHEMA)
+    return database
+
+
+def now() -> str:
+    """ISO 8601, UTC, in seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Ledger:
+    """The items' part of ledger.db. Each call that writes is one transaction."""
+
+    def __init__(self, home: Path) -> None:
+        """Open it.
+
+        Raises:
+            sqlite3.Error: it cannot be opened.
+        """
+        self.database = open_ledger(home)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.database.close()
+
+    def get(self, source: str, uri: str) -> Entry | None:
+        """What is known of an item."""
+        return next(self._select("source = ? AND uri = ?", source, uri), None)
+
+    def by_document(self, document_id: str) -> Entry | None:
+        """The item whose document it is."""
+        return next(self._select("document_id = ?", document_id), None)
+
+    def save(self, entry: Entry) -> None:
+        """Replace what is known of an item."""
+        lists = (json.dumps(entry.listed), json.dumps(entry.principals))
+        values = (entry.source, entry.uri, entry.document_id, entry.fingerprint, entry.version, entry.extractor, *lists, entry.code, entry.detail)
+        state = "skipped" if entry.code else "indexed"
+        self.database.execute(
+            f"INSERT OR REPLACE INTO items({_COLUMNS}, state, changed) VALUES ({', '.join('?' * 14)})",  # noqa: S608 - question marks
+            (*values, entry.words, entry.seen, state, now()),
+        )
+
+    def remove(self, document_id: str) -> None:
+        """Know nothing of it any more."""
+        self.database.execute("DELETE FROM items WHERE document_id = ?", (document_id,))
+
+    def next_run(self, source: str) -> int:
+        """A number for a run over the source, above those of all before."""
+        return int(self.database.execute("SELECT coalesce(max(seen), 0) + 1 FROM items WHERE source = ?", (source,)).fetchone()[0])
+
+    def mark_seen(self, source: str, uris: Iterable[str], run: int) -> None:
+        """These items were there in this run."""
+        self.database.execute("BEGIN IMMEDIATE")
+        self.database.executemany("UPDATE items SET seen = ? WHERE source = ? AND uri = ?", ((run, source, uri) for uri in uris))
+        self.database.execute("COMMIT")
+
+    def unseen(self, source: str, run: int) -> list[Entry]:
+        """Some items (1,000 at most) that this run did not see, or none."""
+        return list(self._select("source = ? AND seen <> ? ORDER BY uri LIMIT 1000", source, run))
+
+    def skipped(self, source: str) -> Iterator[Entry]:
+        """The items of a source that gave no document, by uri."""
+        return self._select("source = ? AND code IS NOT NULL ORDER BY uri", source)
+
+    def has_documents(self, source: str) -> bool:
+        """Whether any of its items is in the index."""
+        return next(self._select("source = ? AND code IS NULL LIMIT 1", source), None) is not None
+
+    def read_again(self, document_id: str) -> None:
+        """The document is not as it should be: let the next run over its source read it."""
+        self.database.execute("UPDATE items SET fingerprint = '', version = NULL WHERE document_id = ?", (document_id,))
+
+    def versions(self) -> Iterator[tuple[str, str]]:
+        """(document id, version) of what should be in the index, in the order of the ids."""
+        yield from self.database.execute("SELECT document_id, coalesce(version, '') FROM items WHERE code IS NULL ORDER BY document_id")
+
+    def words(self) -> int:
+        """Of all documents together."""
+        return int(self.database.execute("SELECT coalesce(sum(words), 0) FROM items WHERE code IS NULL").fetchone()[0])
+
+    def free_id(self, name: str, folder: str) -> str:
+        """`name`, or with its folder's name before it, or with a number after that: the first that is no other item's."""
+        tries = chain([name, f"{folder}/{name}"], (f"{folder}-{n}/{name}" for n in count(2)))
+        return next(found for found in tries if self.by_document(found) is None)
+
+    def forget(self, source: str, uri: str) -> None:
+        """Do not take this item again."""
+        self.database.execute("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", (_hidden(source, uri), now()))
+
+    def remember(self, source: str, uri: str) -> None:
+        """It may come again."""
+        self.database.execute("DELETE FROM forgotten WHERE item = ?", (_hidden(source, uri),))
+
+    def is_forgotten(self, source: str, uri: str) -> bool:
+        """Whether it must not be taken."""
+        return self.database.execute("SELECT 1 FROM forgotten WHERE item = ?", (_hidden(source, uri),)).fetchone() is not None
+
+    def _select(self, where: str, *values: object) -> Iterator[Entry]:
+        for row in self.database.execute(f"SELECT {_COLUMNS} FROM items WHERE {where}", values):  # noqa: S608 - conditions of our own
+            yield _entry(row)
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    values: list[Any] = [*row[:6], tuple(json.loads(row[6])), tuple(json.loads(row[7])), *row[8:]]
+    return Entry(*values)
+
+
+def _hidden(source: str, uri: str) -> str:
+    return sha256(f"{source}\n{uri}".encode()).hexdigest()

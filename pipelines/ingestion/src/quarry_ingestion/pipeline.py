@@ -1,0 +1,182 @@
+"""A source into the index: list, compare with the ledger, read and encode what changed, delete what vanished. One document at a time."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from quarry_contract.releases import index_dir
+
+from .extract import Skipped
+from .forget import READING
+from .ledger import Entry
+from .locks import only_one, writing
+from .read import EXTRACTOR, copied, digest, read, too_large
+from .reconcile import drop_orphans, fill, find_gaps
+from .sources import Forbidden, Item, Source, SourceError, Vanished
+from .store import IndexStore
+from .targets import add_target
+from .writer import Writer, writer
+
+SEEN_AT_ONCE = 1000
+
+
+@dataclass
+class Counts:
+    """What a run did, in documents."""
+
+    added: int = 0
+    updated: int = 0
+    removed: int = 0
+    unchanged: int = 0
+
+
+@dataclass
+class Run:
+    """One run over a source."""
+
+    source: Source
+    writer: Writer
+    number: int
+    counts: Counts = field(default_factory=Counts)
+    forgotten: list[str] = field(default_factory=list)
+
+    def all(self) -> None:
+        """Bring the index to what the source holds now.
+
+        Raises:
+            SourceError: it cannot be listed or read; what was done so far stays, and nothing was deleted for not being listed.
+        """
+        seen: list[str] = []
+        for item in self.source.items():
+            if self.one(item):
+                seen.append(item.uri)
+            if len(seen) == SEEN_AT_ONCE:
+                self.writer.ledger.mark_seen(self.source.uri, seen, self.number)
+                seen.clear()
+        self.writer.ledger.mark_seen(self.source.uri, seen, self.number)
+        if not self.source.unlisted:
+            while gone := self.writer.ledger.unseen(self.source.uri, self.number):
+                for entry in gone:
+                    self.writer.remove(entry.document_id)
+                    self.counts.removed += entry.code is None
+
+    def one(self, item: Item) -> bool:
+        """Bring one item's document up to date; whether the item is there."""
+        ledger = self.writer.ledger
+        known = ledger.get(self.source.uri, item.uri)
+        if ledger.is_forgotten(self.source.uri, item.uri):
+            self.forgotten.append(item.uri)
+            return False
+        if known and (known.fingerprint, known.listed, known.extractor) == (item.fingerprint, item.principals, EXTRACTOR):
+            self.counts.unchanged += known.code is None
+            return True
+        entry = Entry(self.source.uri, item.uri, item.uri, item.fingerprint, None, EXTRACTOR, item.principals, item.principals, None, None, 0, self.number)
+        entry = replace(entry, document_id=known.document_id) if known else entry
+        reason = too_large(item.size)
+        if reason:
+            self._skip(entry, known, "too_large", reason)
+            return True
+        try:
+            self._read(item, entry, known)
+        except Vanished:
+            return False
+        except Forbidden as error:
+            self._skip(entry, known, "unreadable", str(error))
+        return True
+
+    def _read(self, item: Item, entry: Entry, known: Entry | None) -> None:
+        principals: list[tuple[str, ...]] = []
+        with copied(self.writer.home / READING, item.uri, lambda into: principals.append(self.source.fetch(item, into))) as path:
+            entry = replace(entry, version=digest(path), principals=principals[0])
+            if known and (known.version, known.extractor) == (entry.version, EXTRACTOR):
+                self._same_bytes(replace(entry, code=known.code, detail=known.detail, words=known.words), known)
+                return
+            found = read(path)
+        if isinstance(found, Skipped):
+            self._skip(entry, known, found.code, found.detail)
+            return
+        self.writer.put(replace(entry, words=len(found.text.split())), found, self.source.name)
+        was = known is not None and known.code is None
+        self.counts.updated += was
+        self.counts.added += not was
+
+    def _same_bytes(self, entry: Entry, known: Entry) -> None:
+        self.writer.permit(entry)
+        if entry.code is None:
+            changed = entry.principals != known.principals
+            self.counts.updated += changed
+            self.counts.unchanged += not changed
+
+    def _skip(self, entry: Entry, known: Entry | None, code: str, detail: str) -> None:
+        self.writer.skip(replace(entry, code=code, detail=detail), self.source.name)
+        self.counts.removed += known is not None and known.code is None
+
+
+def sync(source: Source, home: Path, model_dir: Path) -> dict[str, Any]:
+    """Bring the index to what the source holds now: in the generation of this retriever and in every other target.
+
+    Raises:
+        SourceError: the source cannot be listed or read, holds nothing that can be, or another ingest is at work.
+        ManifestError: a retriever artefact or an index is not whole.
+    """
+    began = time.monotonic()
+    with only_one(home), writer(home) as made:
+        with writing(home):
+            generation = add_target(home, model_dir.resolve())
+        fill(made)
+        find_gaps(made)
+        run = Run(source, made, made.ledger.next_run(source.uri))
+        known = run.number > 1
+        run.all()
+        drop_orphans(made)
+        skipped = list(_skipped(run))
+        told = report(made, generation) | vars(run.counts)
+        _check_any(source, run, known, skipped)
+    return told | {"skipped": skipped, "seconds": round(time.monotonic() - began, 1)}
+
+
+def reindex(home: Path, model_dir: Path) -> dict[str, Any]:
+    """Fill the generation of another retriever with all documents there are; from its first moment, changes go to it as well.
+
+    Raises:
+        SourceError: nothing was ingested yet.
+        ManifestError: a retriever artefact or an index is not whole.
+    """
+    began = time.monotonic()
+    with writer(home) as made:
+        if not any(True for _ in made.ledger.versions()):
+            raise SourceError("nothing was ingested yet: `make ingest DIR=...` first")
+        with writing(home):
+            generation = add_target(home, model_dir.resolve())
+        fill(made)
+        return report(made, generation) | {"skipped": [], "seconds": round(time.monotonic() - began, 1)}
+
+
+def report(made: Writer, generation: str) -> dict[str, Any]:
+    """What a generation holds now, and how many passages this command encoded (in all targets)."""
+    store = IndexStore(index_dir(made.home, generation))
+    documents, passages = store.counts()
+    told = {"generation": generation, "revision": store.revision, "documents": documents, "passages": passages}
+    store.close()
+    return told | {"words": made.ledger.words(), "encoded": made.encoded}
+
+
+def _skipped(run: Run) -> Iterator[dict[str, str | None]]:
+    for entry in run.writer.ledger.skipped(run.source.uri):
+        yield {"source": entry.uri, "code": entry.code, "detail": entry.detail}
+    for uri, reason in run.source.unlisted:
+        yield {"source": uri, "code": "unlisted", "detail": f"{reason}: nothing was deleted in this run"}
+    for uri in run.forgotten:
+        yield {"source": uri, "code": "forgotten", "detail": "it was to be forgotten: give it another name to have it back"}
+
+
+def _check_any(source: Source, run: Run, known: bool, skipped: list[dict[str, str | None]]) -> None:
+    """A first run that finds nothing is a mistake that is told; later on a source may well be emptied."""
+    if run.writer.ledger.has_documents(source.uri) or (known and not skipped):
+        return
+    if not skipped:
+        raise SourceError(f"{source.uri} holds no files")
+    raise SourceError(f"no readable document in {source.uri}: {dict(Counter(s['code'] for s in skipped))}")

@@ -1,0 +1,85 @@
+"""One queued job: an uploaded document into the index, or a document out of it, by the same way as a source's."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from quarry_contract.messages import Job
+
+from . import jobs
+from .extract import Skipped
+from .forget import forget
+from .jobs import Queued, upload_path
+from .ledger import UPLOADS, Entry, now
+from .read import EXTRACTOR, copied, digest, read, too_large
+from .sources import SourceError
+from .writer import Writer, writer
+
+READING = "reading-upload"  # where the bytes of the job at hand are read
+_SUFFIXES = {"text/markdown": ".md", "text/html": ".html", "text/plain": ".txt"}  # other formats are told by their content
+
+
+def work(home: Path) -> Job | None:
+    """Do the oldest open job to its end; None when there is none. Killed at any point, the next call does it again, to the same result.
+
+    Raises:
+        ManifestError, sqlite3.Error, OSError: index or disk cannot be written now; the job stays open.
+    """
+    queued = jobs.next_job(home)
+    if queued is None:
+        return None
+    done = replace(_put(home, queued) if queued.job.action == "put" else _remove(home, queued.job), finished=now())
+    jobs.finish(home, done)
+    return done
+
+
+def _put(home: Path, queued: Queued) -> Job:
+    job = queued.job
+    with writer(home) as made:
+        if not made.targets.now():
+            return _failed(job, "no_index", "there is no index yet: `make ingest DIR=...` first")
+        known = made.ledger.by_document(job.document_id)
+        if known is not None and known.source != UPLOADS:
+            return _failed(job, "taken", "the document with this id comes from another source: change it there")
+        path = upload_path(home, job.job_id)
+        size = path.stat().st_size
+        entry = Entry(UPLOADS, job.document_id, job.document_id, "", None, EXTRACTOR, queued.principals, queued.principals, None, None, 0, 1)
+        made.ledger.remember(UPLOADS, job.document_id)
+        reason = too_large(size)
+        if reason:
+            made.skip(replace(entry, code="too_large", detail=reason))
+            return _failed(job, "too_large", reason)
+        return _read(made, entry, queued, path)
+
+
+def _read(made: Writer, entry: Entry, queued: Queued, path: Path) -> Job:
+    suffix = _SUFFIXES.get((queued.media_type or "").partition(";")[0].strip().lower(), "")
+    name = entry.uri if not suffix or entry.uri.lower().endswith(suffix) else entry.uri + suffix
+    with copied(made.home / READING, name, lambda into: os.link(path, into)) as copy:
+        entry = replace(entry, version=digest(copy))
+        found = read(copy)
+    if isinstance(found, Skipped):
+        made.skip(replace(entry, code=found.code, detail=found.detail))
+        return replace(_failed(queued.job, found.code, found.detail), version=entry.version)
+    made.put(replace(entry, words=len(found.text.split())), found)
+    passages = len(made.targets.now()[0].store.passages(entry.document_id))
+    return replace(queued.job, state="done", version=entry.version, passages=passages)
+
+
+def _remove(home: Path, job: Job) -> Job:
+    if job.action == "forget":
+        try:
+            proof = forget(home, job.document_id)
+        except SourceError:
+            return replace(job, state="done", passages=0)
+        return replace(job, state="done", passages=0) if not proof["found"] else _failed(job, "traces", "parts of it are still on the disk: forget it again")
+    with writer(home) as made:
+        known = made.ledger.by_document(job.document_id)
+        if known is not None and known.source != UPLOADS:
+            return _failed(job, "taken", "the document comes from another source: delete it there, or forget it")
+        made.remove(job.document_id)
+    return replace(job, state="done", passages=0)
+
+
+def _failed(job: Job, code: str, detail: str) -> Job:
+    return replace(job, state="failed", code=code, detail=detail)

@@ -1,0 +1,93 @@
+"""One change of one document: to every target, then to the ledger. Whoever changes something (sources, uploads, forgetting) does it here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from .blocks import Document
+from .ledger import Entry, Ledger
+from .locks import writing
+from .targets import Target, Targets, cut, embed
+
+
+class Writer:
+    """Index and ledger of one QUARRY_HOME. `encoded` counts the passages it had to encode, per target."""
+
+    def __init__(self, home: Path) -> None:
+        """Open them; close with `close`."""
+        self.home = home
+        self.ledger = Ledger(home)
+        self.targets = Targets(home)
+        self.encoded = 0
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.targets.close()
+        self.ledger.close()
+
+    def put(self, entry: Entry, document: Document, folder: str = "") -> Entry:
+        """The document's new version in place of what there was. A new item's id is made free of others', with `folder` before it.
+
+        Raises:
+            ManifestError, sqlite3.Error: a target cannot be written; the next try does it all again.
+        """
+        with writing(self.home):
+            if self.ledger.is_forgotten(entry.source, entry.uri):  # while it was read
+                return entry
+            entry = self._claimed(entry, folder)
+            document = replace(document, document_id=entry.document_id, source=entry.uri, principals=entry.principals)
+            for target in self.targets.now():
+                self.copy(target, document)
+            self.ledger.save(entry)
+        return entry
+
+    def copy(self, target: Target, document: Document) -> None:
+        """Cut, encode and put a document into one target. The caller holds `writing`."""
+        chunks = cut(document, target.encoder, target.store.manifest.chunker)
+        target.store.put(document, chunks, embed(document, chunks, target.encoder))
+        self.encoded += len(chunks)
+
+    def permit(self, entry: Entry) -> None:
+        """The same document, to be read by `entry.principals`; or only seen with another fingerprint."""
+        with writing(self.home):
+            for target in self.targets.now():
+                found = target.store.principals(entry.document_id)
+                if found is not None and found != entry.principals:
+                    target.store.set_principals(entry.document_id, entry.principals)
+            self.ledger.save(entry)
+
+    def skip(self, entry: Entry, folder: str = "") -> Entry:
+        """The item gives no document (`entry.code` says why): what it gave before goes."""
+        with writing(self.home):
+            if self.ledger.is_forgotten(entry.source, entry.uri):
+                return entry
+            entry = self._claimed(entry, folder)
+            self._delete(entry.document_id)
+            self.ledger.save(entry)
+        return entry
+
+    def remove(self, document_id: str) -> None:
+        """Document and item are no more."""
+        with writing(self.home):
+            self._delete(document_id)
+            self.ledger.remove(document_id)
+
+    def _delete(self, document_id: str) -> None:
+        for target in self.targets.now():
+            target.store.delete(document_id)
+
+    def _claimed(self, entry: Entry, folder: str) -> Entry:
+        if self.ledger.get(entry.source, entry.uri) is not None:
+            return entry
+        return replace(entry, document_id=self.ledger.free_id(entry.document_id, folder))
+
+
+@contextmanager
+def writer(home: Path) -> Iterator[Writer]:
+    """A Writer, closed at the end."""
+    made = Writer(home)
+    try:
+        yield made
+    finally:
+        made.close()
