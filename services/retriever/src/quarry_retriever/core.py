@@ -114,7 +114,8 @@ class Retriever:
 
     def metadata(self) -> dict[str, Any]:
         """What Seldon's /metadata tells."""
-        custom = {"digest": self._encoder.manifest.digest, "generation": self.index.manifest.generation}
+        state = {"generation": self.index.manifest.generation, "revision": str(self.index.snapshot.revision)}  # Seldon wants strings
+        custom = {"digest": self._encoder.manifest.digest, **state}
         return {"name": self._encoder.manifest.name, "versions": [self._name], "platform": "onnxruntime", "custom": custom}
 
     def close(self) -> None:
