@@ -95,6 +95,8 @@ def test_a_connection_taken_before_sigterm_is_answered_though_its_request_comes_
         ({"PIPELINE": "/nowhere/p.yaml"}, "p.yaml is not a pipeline"),
         ({"PORT": "eighty"}, "QUARRY_GATEWAY_PORT must be a number from 1 to 65535"),
         ({"DEADLINE_MS": "-1"}, "QUARRY_GATEWAY_DEADLINE_MS must be a number"),
+        ({"AUTH": "jwt"}, "QUARRY_GATEWAY_AUTH=jwt needs QUARRY_GATEWAY_JWKS"),
+        ({"AUTH": "jwt", "JWKS": "/nowhere/jwks.json", "ISSUER": "i", "AUDIENCE": "a"}, "the JWKS file cannot be read"),
     ],
 )
 def test_a_wrong_setting_is_told_and_nothing_is_started(release: Path, upstream: StandIn, extra: dict[str, str], says: str) -> None:
