@@ -24,6 +24,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 from build import parts  # noqa: E402
+
 from quarry_ingestion.blocks import assemble  # noqa: E402
 from quarry_ingestion.formats import EXTRACTORS  # noqa: E402
 from quarry_ingestion.kinds import media_type  # noqa: E402
@@ -90,30 +91,22 @@ CANDIDATES: dict[str, dict[str, Callable[[bytes], str]]] = {
 
 
 class _Page(HTMLParser):
-    """The standard library's parser as referee: words outside script, style, head and nav, and table rows."""
+    """The standard library's parser as referee: words outside script, style, head and nav."""
 
     def __init__(self) -> None:
         super().__init__()
         self.words: list[str] = []
-        self.rows: Rows = []
         self.hidden = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
         self.hidden += tag in ("script", "style", "head", "nav")
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
 
     def handle_endtag(self, tag: str) -> None:
         self.hidden -= tag in ("script", "style", "head", "nav")
-        self.inside = tag not in ("td", "th", "tr", "table")
 
     def handle_data(self, data: str) -> None:
         if not self.hidden:
             self.words += tokens(data)
-            if self.rows and self.rows[-1] and self.get_starttag_text() is not None and getattr(self, "inside", True):
-                self.rows[-1][-1] += data
 
 
 def tokens(text: str) -> list[str]:
