@@ -51,10 +51,7 @@ def _others(good: Mapping[str, bytes]) -> Made:
         "xlsx.docx": (good[".xlsx"], "=xlsx"),
         "pptx.txt": (good[".pptx"], "=pptx"),
         "outside.docx": (_with(word, "word/document.xml", lambda xml: outside + _root(xml)), "bomb"),
-        "utf-16-entities.docx": (
-            _with(word, "word/styles.xml", lambda xml: (_BOMB + _root(xml)).decode().replace('"1.0"', '"1.0" encoding="utf-16"').encode("utf-16")),
-            "bomb",
-        ),
+        "utf-16-entities.docx": (_with(word, "word/styles.xml", _wide_entities), "bomb"),
         "relations-entities.pptx": (_with(good[".pptx"], "ppt/_rels/presentation.xml.rels", lambda xml: _BOMB + _root(xml)), "bomb"),
         "macros.docm": (_with(word, "[Content_Types].xml", macros), "unsupported"),
         "strict.docx": (_with(word, "word/document.xml", strict), "unsupported"),
@@ -153,6 +150,10 @@ def _without(data: bytes, part: str) -> bytes:
 def _root(xml: bytes) -> bytes:
     """Without the XML declaration."""
     return xml[xml.index(b"?>") + 2 :] if xml.startswith(b"<?xml") else xml
+
+
+def _wide_entities(xml: bytes) -> bytes:
+    return (_BOMB + _root(xml)).decode().replace('"1.0"', '"1.0" encoding="utf-16"').encode("utf-16")
 
 
 def _deep(xml: bytes) -> bytes:

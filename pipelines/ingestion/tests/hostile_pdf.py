@@ -80,7 +80,7 @@ def _stream(data: bytes, extra: bytes = b"", length: int | None = None) -> bytes
 
 def _raw(objects: list[bytes], prev: bool = False, root_extra: bytes = b"") -> bytes:
     """Objects numbered from 1, the first the catalogue; `prev` makes the cross-reference table its own predecessor."""
-    out = b"%PDF-1.7\n"
+    out = bytearray(b"%PDF-1.7\n")
     places = []
     for number, content in enumerate([objects[0] % root_extra, *objects[1:]], start=1):
         places.append(len(out))
@@ -88,7 +88,7 @@ def _raw(objects: list[bytes], prev: bool = False, root_extra: bytes = b"") -> b
     start = len(out)
     out += b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1) + b"".join(b"%010d 00000 n \n" % at for at in places)
     loop = b"/Prev %d" % start if prev else b""
-    return out + b"trailer\n<< /Size %d /Root 1 0 R %s >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, loop, start)
+    return bytes(out) + b"trailer\n<< /Size %d /Root 1 0 R %s >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, loop, start)
 
 
 def _many(count: int) -> bytes:

@@ -3,10 +3,16 @@
 import io
 import os
 import random
+import re
 import time
 import zipfile
+from datetime import datetime
+from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
+import openpyxl
+import pptx
 import pytest
 from docx import Document as new_docx
 from docx.oxml import parse_xml
@@ -17,8 +23,11 @@ from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate, Spacer, 
 
 from quarry_ingestion import extract as module
 from quarry_ingestion.blocks import Document, assemble
-from quarry_ingestion.extract import Limits, Skipped, extract
+from quarry_ingestion.extract import Limits, Skipped, extract, extract_bytes
+from quarry_ingestion.formats import NAMES
 from quarry_ingestion.package import DOCX
+
+MODULES = ("extract", "kinds", "package", "decode", "text", "page", "pdf", "sheets")
 
 
 def pdf() -> bytes:
@@ -258,3 +267,81 @@ def test_assemble_maps_what_it_writes() -> None:
         [Block("heading", "A", 1), Block("paragraph", " b\n c ", 1), Block("row", "x | y", 2), Block("row", "z", 2), Block("paragraph", "")]
     )
     assert (text, pages, sections) == ("A\n\nb c\n\nx | y\nz", ((1, 0), (2, 8)), (("A", 0),))
+
+
+def test_the_readme_names_every_reason_code_and_format() -> None:
+    project = Path(__file__).parents[1]
+    readme = (project / "README.md").read_text()
+    source = "".join((project / "src" / "quarry_ingestion" / f"{m}.py").read_text() for m in MODULES)
+    used = set(re.findall(r'(?:Unreadable\(|Skipped\(source, )"([a-z_]+)"', source))
+    assert set(re.findall(r"^\| `([a-z_]+)` \|", readme, re.MULTILINE)) == used
+    assert set(re.findall(r"^\| ([a-z]+) \|", readme, re.MULTILINE)) - {"time", "none"} == set(NAMES.values())
+
+
+def test_presentation(tmp_path: Path) -> None:
+    show = pptx.Presentation()
+    slide = show.slides.add_slide(show.slide_layouts[5])
+    slide.shapes.title.text = "Lift plan"
+    slide.shapes.add_textbox(0, 0, 9, 9).text_frame.text = "Two cranes.\nOne mast."
+    table = slide.shapes.add_table(2, 2, 0, 0, 9, 9).table
+    for cell, text in zip(table.iter_cells(), ("Part", "Mass", "Mast", "2,400 kg"), strict=True):
+        cell.text = text
+    slide.notes_slide.notes_text_frame.text = "Ask Anna."
+    second = show.slides.add_slide(show.slide_layouts[5])
+    second.shapes.add_group_shape().shapes.add_textbox(0, 0, 9, 9).text_frame.text = "In a group."
+    second.shapes.title.text = "Weather"
+    found = good(tmp_path, "a.pptx", saved(show))
+    assert found.text == "Lift plan\n\nTwo cranes.\n\nOne mast.\n\nPart | Mass\nMast | 2,400 kg\n\nAsk Anna.\n\nWeather\n\nIn a group."
+    assert [number for number, _ in found.pages] == [1, 2]
+    assert (found.title, [h for h, _ in found.sections]) == ("Lift plan", ["Lift plan", "Weather"])
+
+
+def test_workbook(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.title = "Loads"
+    for row in ([None, "Part", "Share", "Checked"], [None, "Mast", 0.25, datetime(2026, 2, 3)], [], [None, "Total", None, True]):
+        sheet.append(row)
+    sheet["C2"].number_format = "0%"
+    book.create_sheet("Hidden").append(["secret"])
+    book["Hidden"].sheet_state = "hidden"
+    book.create_sheet("Empty")
+    found = good(tmp_path, "lifts.xlsx", saved(book))
+    assert found.text == "Loads\n\nPart | Share | Checked\nMast | 25% | 2026-02-03\n\nTotal | TRUE"
+    assert (found.title, found.sections, found.metadata) == ("lifts", (("Loads", 0),), {"format": "xlsx"})
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_separated_values(tmp_path: Path, separator: str) -> None:
+    rows = [["Part", "Mass", "Note"], ["Mast", "2", f'"a{separator} ""b"""'], ["", "", ""], ["Jib", "", "x"]]
+    found = good(tmp_path, "a.csv", "\r\n".join(separator.join(row) for row in rows).encode())
+    assert [line.replace(f"a{separator}", "a") for line in found.text.splitlines()] == ["Part | Mass | Note", 'Mast | 2 | a "b"', "", "Jib | x"]
+
+
+def test_mail(tmp_path: Path) -> None:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "Anna <a@b.example>", "c@d.example", "Kran für Müller"
+    message["Date"] = "Tue, 03 Feb 2026 10:00:00 +0000"
+    message.set_content("Hello,\n\nthe crane\ncomes on Monday.\n\nAnna\n")
+    message.add_alternative("<p>the same in HTML</p>", subtype="html")
+    message.add_attachment(b"not read", maintype="application", subtype="pdf", filename="plan.pdf")
+    found = good(tmp_path, "a.eml", message.as_bytes())
+    lines = "From: Anna <a@b.example>\nTo: c@d.example\nDate: Tue, 03 Feb 2026 10:00:00 +0000\nSubject: Kran für Müller"
+    assert found.text == f"Kran für Müller\n\n{lines}\n\nHello,\n\nthe crane comes on Monday.\n\nAnna\n\nAttachments: plan.pdf"
+    assert found.title == "Kran für Müller"
+    page = EmailMessage()
+    page["From"] = "a@b.example"
+    page.set_content("<p>Only <b>HTML</b>.</p>", subtype="html")
+    assert good(tmp_path, "b.eml", page.as_bytes()).text.endswith("Only HTML.")
+
+
+def test_bytes_are_read_like_files() -> None:
+    found = extract_bytes(MARKDOWN.encode(), "team/a.md")
+    assert isinstance(found, Document) and (found.document_id, found.title) == ("team/a.md", "Title here")
+    assert extract_bytes(b"", "a.md") == Skipped("a.md", "empty", "the file is empty")
+
+
+def saved(document: Any) -> bytes:
+    out = io.BytesIO()
+    document.save(out)
+    return out.getvalue()
