@@ -9,11 +9,11 @@ from typing import Any
 
 from quarry_contract.releases import index_dir
 
-from .extract import Skipped
+from .extract import VERSION, Skipped
 from .forget import READING
 from .ledger import Entry
 from .locks import only_one, writing
-from .read import EXTRACTOR, copied, digest, read, too_large
+from .read import copied, digest, read, too_large
 from .reconcile import drop_orphans, fill, find_gaps
 from .sources import Forbidden, Item, Source, SourceError, Vanished
 from .store import IndexStore
@@ -70,10 +70,10 @@ class Run:
         if ledger.is_forgotten(self.source.uri, item.uri):
             self.forgotten.append(item.uri)
             return False
-        if known and (known.fingerprint, known.listed, known.extractor) == (item.fingerprint, item.principals, EXTRACTOR):
+        if known and (known.fingerprint, known.listed, known.extractor) == (item.fingerprint, item.principals, VERSION):
             self.counts.unchanged += known.code is None
             return True
-        entry = Entry(self.source.uri, item.uri, item.uri, item.fingerprint, None, EXTRACTOR, item.principals, item.principals, None, None, 0, self.number)
+        entry = Entry(self.source.uri, item.uri, item.uri, item.fingerprint, None, VERSION, item.principals, item.principals, None, None, 0, self.number)
         entry = replace(entry, document_id=known.document_id) if known else entry
         reason = too_large(item.size)
         if reason:
@@ -91,7 +91,7 @@ class Run:
         principals: list[tuple[str, ...]] = []
         with copied(self.writer.home / READING, item.uri, lambda into: principals.append(self.source.fetch(item, into))) as path:
             entry = replace(entry, version=digest(path), principals=principals[0])
-            if known and (known.version, known.extractor) == (entry.version, EXTRACTOR):
+            if known and (known.version, known.extractor) == (entry.version, VERSION):
                 self._same_bytes(replace(entry, code=known.code, detail=known.detail, words=known.words), known)
                 return
             found = read(path)

@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from .blocks import Document
 from .extract import Limits, Skipped, extract, preload
 
-EXTRACTOR = 1  # raise it when extraction gives other text for the same bytes: then all documents are read again
 MAX_NAME_BYTES = 200
 
 

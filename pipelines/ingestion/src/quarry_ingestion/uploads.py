@@ -7,16 +7,16 @@ from pathlib import Path
 from quarry_contract.messages import Job
 
 from . import jobs
-from .extract import Skipped
+from .extract import VERSION, Skipped
 from .forget import forget
 from .jobs import Queued, upload_path
 from .ledger import UPLOADS, Entry, now
-from .read import EXTRACTOR, copied, digest, read, too_large
+from .read import copied, digest, read, too_large
 from .sources import SourceError
 from .writer import Writer, writer
 
 READING = "reading-upload"  # where the bytes of the job at hand are read
-_SUFFIXES = {"text/markdown": ".md", "text/html": ".html", "text/plain": ".txt"}  # other formats are told by their content
+_SUFFIXES = {"text/markdown": ".md", "text/html": ".html", "text/plain": ".txt", "text/csv": ".csv", "message/rfc822": ".eml"}  # other formats are told by their content
 
 
 def work(home: Path) -> Job | None:
@@ -43,7 +43,7 @@ def _put(home: Path, queued: Queued) -> Job:
             return _failed(job, "taken", "the document with this id comes from another source: change it there")
         path = upload_path(home, job.job_id)
         size = path.stat().st_size
-        entry = Entry(UPLOADS, job.document_id, job.document_id, "", None, EXTRACTOR, queued.principals, queued.principals, None, None, 0, 1)
+        entry = Entry(UPLOADS, job.document_id, job.document_id, "", None, VERSION, queued.principals, queued.principals, None, None, 0, 1)
         made.ledger.remember(UPLOADS, job.document_id)
         reason = too_large(size)
         if reason:
