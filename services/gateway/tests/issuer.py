@@ -39,7 +39,7 @@ def jwks(*keys: dict[str, Any]) -> str:
 def claims(sub: str = "anna", scope: str = "quarry:read", groups: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
     """What a good token says; None takes a claim away."""
     now = int(time.time())
-    said = {"iss": ISSUER, "aud": AUDIENCE, "sub": sub, "iat": now, "nbf": now, "exp": now + 600, "scope": scope, "groups": list(groups), **more}
+    said = {"iss": ISSUER, "aud": AUDIENCE, "sub": sub, "iat": now, "nbf": now, "exp": now + 7_200, "scope": scope, "groups": list(groups), **more}
     return {name: value for name, value in said.items() if value is not None}
 
 

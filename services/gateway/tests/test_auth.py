@@ -24,7 +24,6 @@ from quarry_gateway.telemetry import JsonFormatter
 from .conftest import StandIn
 from .issuer import AUDIENCE, ISSUER, b64, bearer, claims, ec_key, jwk, jwks, rsa_key, signed, token
 
-NOW = int(time.time())
 ATTACKER = rsa_key("attacker")
 PEM = rsa_key("issuer").public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
@@ -42,6 +41,10 @@ def guarded(settings: Settings, tmp_path: Path) -> Settings:
     """With tokens, whose keys are in a file."""
     (tmp_path / "jwks.json").write_text(jwks())
     return replace(settings, auth=AuthSettings("jwt", str(tmp_path / "jwks.json"), ISSUER, AUDIENCE))
+
+
+def now() -> int:
+    return int(time.time())
 
 
 def hs256(secret: bytes, kid: str = "rsa-1", **header: Any) -> str:
@@ -80,11 +83,11 @@ FORGED: dict[str, Callable[[], str]] = {
     "another's key under x5c": lambda: token(key=ATTACKER, headers={"x5c": ["MIIB"]}),
     "another RSA algorithm": lambda: token(algorithm="RS512"),
     "PSS": lambda: token(algorithm="PS256"),
-    "expired": lambda: token(claims(exp=NOW - 60)),
+    "expired": lambda: token(claims(exp=now() - 60)),
     "never expires": lambda: token(claims(exp=None)),
     "exp as text": lambda: token(claims(exp="tomorrow")),
-    "not yet": lambda: token(claims(nbf=NOW + 600)),
-    "issued tomorrow": lambda: token(claims(iat=NOW + 86_400)),
+    "not yet": lambda: token(claims(nbf=now() + 600)),
+    "issued tomorrow": lambda: token(claims(iat=now() + 86_400)),
     "another issuer": lambda: token(claims(iss="https://issuer.example/other")),
     "an issuer that begins alike": lambda: token(claims(iss=ISSUER + "/../other")),
     "no issuer": lambda: token(claims(iss=None)),
@@ -141,8 +144,8 @@ async def test_no_forged_token_gets_in_and_none_is_shown(guarded: Settings, upst
         lambda: token(headers={"typ": "at+jwt"}),
         lambda: token(claims(aud=["other", AUDIENCE])),
         lambda: token(claims(aud=None, client_id=AUDIENCE, token_use="access")),
-        lambda: token(claims(exp=NOW - 5)),
-        lambda: token(claims(nbf=NOW + 15, iat=NOW + 15)),
+        lambda: token(claims(exp=now() - 5)),
+        lambda: token(claims(nbf=now() + 15, iat=now() + 15)),
     ],
 )
 async def test_good_tokens(guarded: Settings, good: Callable[[], str]) -> None:
@@ -159,7 +162,7 @@ async def test_a_token_comes_by_one_header_only(guarded: Settings, headers: list
 
 async def test_an_expired_token_is_told_so(guarded: Settings) -> None:
     async with running(guarded) as client:
-        reply = await client.get("/v1/releases", headers={"Authorization": f"Bearer {token(claims(exp=NOW - 60))}"})
+        reply = await client.get("/v1/releases", headers={"Authorization": f"Bearer {token(claims(exp=now() - 60))}"})
         assert "expired" in reply.json()["detail"]
 
 
