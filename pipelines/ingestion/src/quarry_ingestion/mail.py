@@ -42,12 +42,12 @@ def _body(part: Any, names: list[str]) -> Iterator[Block]:
     kind = part.get_content_type()
     if part.get_content_disposition() == "attachment" or part.get_filename() or kind == "message/rfc822":
         names.append(clean(part.get_filename() or "") or kind)
-    elif kind == "multipart/alternative":
+    elif kind == "multipart/alternative" and part.is_multipart():
         yield from _alternative(part, names)
     elif part.is_multipart():
         for child in part.iter_parts():
             yield from _body(child, names)
-    elif kind in ("text/plain", "text/html"):
+    elif kind in ("text/plain", "text/html") or kind.startswith("multipart/"):  # one without its boundary is text
         yield from _text(part, kind)
 
 
