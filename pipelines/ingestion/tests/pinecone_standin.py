@@ -28,6 +28,7 @@ class Handler(BaseHTTPRequestHandler):
     """HTTP around the index."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else the body waits 40 ms for the headers' acknowledgement
     index: Index
 
     def log_message(self, *_: object) -> None:
