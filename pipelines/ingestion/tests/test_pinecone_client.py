@@ -252,7 +252,7 @@ def test_a_change_is_not_done_while_queries_do_not_see_it(change: str, pinecone:
 
 def test_a_change_that_is_never_seen_ends(pinecone: Standin, make: Callable[..., Namespace]) -> None:
     pinecone.set(hold=True)
-    with pytest.raises(VectorStoreError, match="do not see what was written|not asked again"):
+    with pytest.raises(VectorStoreError, match=r"do not see what was written|not asked again"):
         make(call_sec=1.0).put(records(1))
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -93,12 +94,16 @@ def passage_ids(folder: Path) -> set[str]:
         database.close()
 
 
+@cache
+def index_at(url: str) -> Index:
+    return Index(host=url, api_key=API_KEY)
+
+
 def found(pinecone: Standin, folder: Path, *principals: str, **filters: object) -> set[str]:
     """What queries see."""
-    index = Index(host=pinecone.url, api_key=API_KEY)
     dimension = json.loads((folder / "index.json").read_text())["dimension"]
     asked = filter_of(principals, filters)  # type: ignore[arg-type]
-    return {m.id for m in index.query(vector=[1.0] * dimension, top_k=1000, namespace=folder.name, filter=asked).matches}
+    return {m.id for m in index_at(pinecone.url).query(vector=[1.0] * dimension, top_k=1000, namespace=folder.name, filter=asked).matches}
 
 
 def test_both_hold_the_same_after_every_change(pinecone: Standin, opened: Open, folder: Path) -> None:
