@@ -1,20 +1,25 @@
-"""A second retriever's index beside the live one's: built from all folders, and kept up to date with it."""
+"""A second retriever's generation beside the live one's: filled from the texts in the index, and kept up to date with it."""
 
+import json
 import os
-import sqlite3
+import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from quarry_contract.manifests import INDEX_MANIFEST, MODEL_MANIFEST, IndexManifest, ModelManifest, read_manifest
-from quarry_contract.releases import index_pointer
 from quarry_runtime import tiny
 
-from quarry_ingestion.sources import only_one
+from quarry_ingestion.__main__ import digests
+from quarry_ingestion.pipeline import reindex, sync
+from quarry_ingestion.reconcile import reconcile
+from quarry_ingestion.sources import Folder, SourceError
+from quarry_ingestion.targets import read_targets
 
-from .test_ingest import report, run
+from .crash import KILLED, in_child, kill_in
+from .test_ingest import rows
 
 
 @pytest.fixture(scope="module")
@@ -28,71 +33,88 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def home(tmp_path: Path, models: tuple[Path, Path]) -> Path:
     """With two folders ingested for the first model."""
+    (tmp_path / "home").mkdir()
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{name}.txt").write_text(f"The crane of {name}.")
-        report(run(tmp_path / name, tmp_path / "home", models[0]))
+        sync(Folder(tmp_path / name), tmp_path / "home", models[0])
     return tmp_path / "home"
 
 
-def start(home: Path, model: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "quarry_ingestion", "--reindex", "--home", str(home), "--model-dir", str(model)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
-
-
-def newest(home: Path, model: Path) -> tuple[str, list[str]]:
-    """A model's current generation, checked to be encoded by it, and its documents."""
+def held(home: Path, model: Path) -> list[str]:
+    """The documents of a model's generation, checked to be encoded by it."""
     digest = read_manifest(model / MODEL_MANIFEST, ModelManifest).digest
-    generation = index_pointer(home, digest).read_text()
+    [generation] = [g for g, folder in read_targets(home) if folder == model]
     assert read_manifest(home / "index" / generation / INDEX_MANIFEST, IndexManifest).encoder_digest == digest
-    with sqlite3.connect(home / "index" / generation / "passages.db") as database:
-        return generation, [row[0] for row in database.execute("SELECT document_id FROM documents ORDER BY 1")]
+    return [name for (name,) in rows(home, generation, "SELECT document_id FROM documents ORDER BY 1")]
 
 
-def test_reindex_builds_beside_the_live_index_and_ingest_then_writes_to_both(home: Path, models: tuple[Path, Path]) -> None:
-    live = newest(home, models[0])
-    output, errors = start(home, models[1]).communicate(timeout=120)
-    assert '"documents": 2' in output, errors
-    assert newest(home, models[0]) == live
-    assert newest(home, models[1])[1] == ["one.txt", "two.txt"]
+def whole(home: Path, model: Path, tmp: Path) -> dict[str, Any]:
+    """The digest of the same documents, ingested for this model alone."""
+    tmp.mkdir()
+    for name in ("one", "two"):
+        sync(Folder(home.parent / name), tmp, model)
+    return dict(digests(tmp)["digests"])
+
+
+def test_reindex_needs_no_source_and_ingest_then_writes_to_both(home: Path, models: tuple[Path, Path], tmp_path: Path) -> None:
+    (home.parent / "two").rename(home.parent / "away")
+    found = reindex(home, models[1])
+    assert [found[name] for name in ("documents", "passages", "encoded", "skipped")] == [2, 2, 2, []]
+    (home.parent / "away").rename(home.parent / "two")
+    assert held(home, models[0]) == held(home, models[1]) == ["one.txt", "two.txt"]
+    assert reindex(home, models[1])["encoded"] == 0
     (home.parent / "one" / "new.txt").write_text("The wall.")
-    found = report(run(home.parent / "one", home, models[0]))
-    assert (found["generation"], found["shadow"]) == (newest(home, models[0])[0], newest(home, models[1])[0])
-    assert newest(home, models[0])[1] == newest(home, models[1])[1] == ["new.txt", "one.txt", "two.txt"]
-    report(run(home.parent / "one", home, models[1]))  # once the second is live it is not built twice
-    assert not list((home / "index").glob("*.building"))
+    (home.parent / "one" / "one.txt").unlink()
+    assert sync(Folder(home.parent / "one"), home, models[0])["encoded"] == 2, "one passage in each generation"
+    assert held(home, models[0]) == held(home, models[1]) == ["new.txt", "two.txt"]
+    assert digests(home)["digests"] == whole(home, models[0], tmp_path / "x") | whole(home, models[1], tmp_path / "y")
 
 
-def test_documents_ingested_while_it_embeds_are_not_lost(home: Path, models: tuple[Path, Path]) -> None:
-    """Held back before its last step, it finds that an ingest was there meanwhile."""
-    process = start(home, models[1])
-    while not (home / "index" / "shadow").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    with only_one(home, wait=True):
-        while len(list((home / "index").glob(f"*/{INDEX_MANIFEST}"))) < 3:  # two of the first model, one of the second
-            assert process.poll() is None
-            time.sleep(0.01)
-        (home.parent / "two" / "late.txt").write_text("The late crane.")
-        inside = [sys.executable, "-c", INGEST_WITHOUT_LOCK, str(home.parent / "two"), str(home), str(models[0])]
-        subprocess.run(inside, check=True, capture_output=True)
-        assert process.poll() is None
-    output, errors = process.communicate(timeout=120)
-    generation, documents = newest(home, models[1])
-    assert documents == ["late.txt", "one.txt", "two.txt"]
-    assert generation in output, errors
+def test_a_reindex_that_is_killed_is_finished_by_whoever_comes_next(home: Path, models: tuple[Path, Path], tmp_path: Path) -> None:
+    assert in_child(lambda: reindex(home, models[1]), kill_in("_level", 2)) == KILLED
+    assert held(home, models[1]) == ["one.txt"]
+    assert sync(Folder(home.parent / "one"), home, models[0])["encoded"] == 1
+    assert held(home, models[1]) == ["one.txt", "two.txt"]
+    assert reconcile(home)["sound"]
 
 
-INGEST_WITHOUT_LOCK = """
-import sys
-from pathlib import Path
-from quarry_ingestion.__main__ import ingest
-ingest(*map(Path, sys.argv[1:]))
-"""
+def test_a_change_while_it_runs_reaches_both(home: Path, models: tuple[Path, Path]) -> None:
+    """A run over a source that began before the second target was there writes to it all the same."""
+    (home.parent / "one" / "late.txt").write_text("The late crane.")
+    source = Folder(home.parent / "one")
+    listing = source.items
+
+    def items() -> Any:
+        for number, item in enumerate(listing()):
+            if number == 0:
+                subprocess.run(command(home, models[1]), check=True, capture_output=True, env=os.environ)
+            yield item
+
+    source.items = items  # type: ignore[method-assign]
+    sync(source, home, models[0])
+    assert held(home, models[0]) == held(home, models[1]) == ["late.txt", "one.txt", "two.txt"]
 
 
-def test_reindex_of_nothing_or_with_no_model_is_told(tmp_path: Path, models: tuple[Path, Path]) -> None:
-    for model, says in ((models[1], "nothing was ingested yet"), (tmp_path, "model.json cannot be read")):
-        process = start(tmp_path / "home", model)
-        errors = process.communicate(timeout=60)[1]
-        assert (process.returncode, says in errors, "Traceback" in errors) == (2, True, False)
+def command(home: Path, model: Path) -> list[str]:
+    return [sys.executable, "-m", "quarry_ingestion", "--reindex", "--home", str(home), "--model-dir", str(model)]
+
+
+def test_a_generation_that_was_lost_is_made_anew_from_the_other(home: Path, models: tuple[Path, Path]) -> None:
+    reindex(home, models[1])
+    before = digests(home)
+    shutil.rmtree(home / "index" / read_targets(home)[0][0])
+    sync(Folder(home.parent / "one"), home, models[0])
+    assert digests(home) == before
+    assert [folder for _, folder in read_targets(home)] == [models[1], models[0]]
+
+
+def test_reindex_of_nothing_or_with_no_model_is_told(tmp_path: Path, home: Path, models: tuple[Path, Path]) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="nothing was ingested yet"):
+        reindex(tmp_path / "empty", models[1])
+    done = subprocess.run(command(home, tmp_path), capture_output=True, text=True, check=False, env=os.environ)
+    assert (done.returncode, "model.json cannot be read" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+    (home / "index" / "targets.json").write_text(json.dumps([{"model_dir": "x"}]))
+    done = subprocess.run(command(home, models[1]), capture_output=True, text=True, check=False, env=os.environ)
+    assert (done.returncode, "targets.json is not" in done.stderr, "Traceback" in done.stderr) == (2, True, False)

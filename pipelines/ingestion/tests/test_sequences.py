@@ -29,12 +29,13 @@ from quarry_ingestion.sources import Folder, SourceError
 from quarry_ingestion.targets import cut, embed, read_targets
 from quarry_ingestion.uploads import work
 
-from .crash import KILLED, full_at, in_child, kill_at
+from .crash import KILLED, full_at, in_child, kill_at, kill_in
 
 SEQUENCES = int(os.environ.get("QUARRY_SEQUENCES", "500"))
 AT_ONCE = 50
 NAMES = ("a.txt", "b.txt", "sub/c.txt", "sub/d.txt", "e.txt")
 UPLOADED = ("up/x", "up/y")
+STEPS = ("IndexStore.put", "IndexStore.delete", "Ledger.save", "Ledger.remove", "Ledger.mark_seen", "_level", "finish")
 WORDS = ("crane", "pile", "wall", "wind", "hook", "mast")
 
 
@@ -173,19 +174,18 @@ class World:
         except SourceError:
             if not with_nothing:
                 raise
-        if self.targets == 2:
+        if len(read_targets(self.home)) < self.targets:  # one that was killed is finished by the next sync
             reindex(self.home, self.models[1])
         while work(self.home) is not None:
             pass
 
     def crash(self) -> None:
-        """Some of it, killed somewhere or on a full disk; twice, so that a resumption is killed too."""
+        """Some of it, killed somewhere or on a full disk; twice, with or without a change between, so that a resumption is killed too."""
         for _ in range(2):
-            if self.random.random() < 0.75:
-                in_child(self.steps, kill_at(self.random.randrange(1, 120)))
-            else:
-                in_child(self.steps, full_at(self.random.randrange(0, 150_000)))
+            where = (kill_at(self.random.randrange(1, 120)), kill_in(self.random.choice(STEPS), self.random.randrange(1, 4)))
+            in_child(self.steps, self.random.choice((*where, where[1], full_at(self.random.randrange(0, 150_000)))))
             self.follow()
+            self.random.choice((self.write, self.delete, self.delete, lambda: None))()
 
     def repair(self) -> None:
         if read_targets(self.home):

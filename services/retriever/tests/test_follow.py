@@ -202,11 +202,12 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_what_cannot_be_read_is_counted_and_what_was_there_is_served(make: Make) -> None:
+@pytest.mark.parametrize("metadata", ["[]", "[" * 99_999])
+def test_what_cannot_be_read_is_counted_and_what_was_there_is_served(make: Make, metadata: str) -> None:
     followed = make(*DOCUMENTS)
     followed.index.follow()
     with followed.writer.change() as (database, revision):
-        database.execute("UPDATE documents SET metadata = '[]', revision = ? WHERE document_id = 'crane.md'", (revision,))
+        database.execute("UPDATE documents SET metadata = ?, revision = ? WHERE document_id = 'crane.md'", (metadata, revision))
     until(lambda: followed.index.follow_errors > 1)
     assert followed.found("concrete scaffold crane") == ["scaffold.txt", "wall.md"]  # of what was there, all that did not change
     followed.writer.update("crane.md", metadata="{}")

@@ -88,6 +88,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "offsets no numbers": (sql("UPDATE passages SET start = 'a' WHERE row = 3"), "cannot be read: TypeError"),
     "no table": (sql("DROP TABLE passages"), "cannot be read: OperationalError"),
     "metadata not JSON": (sql("UPDATE documents SET metadata = '{'"), "cannot be read: JSONDecodeError"),
+    "metadata too deep": (sql(f"UPDATE documents SET metadata = '{'[' * 99_999}'"), "cannot be read: RecursionError"),
     "metadata nested": (sql("""UPDATE documents SET metadata = '{"a": [1]}'"""), "metadata is not a JSON object"),
     "principals not JSON": (sql("UPDATE documents SET principals = '['"), "cannot be read: JSONDecodeError"),
     "principals no list": (sql("""UPDATE documents SET principals = '"*"'"""), "principals are not a JSON list"),

@@ -13,7 +13,7 @@ from quarry_contract.manifests import INDEX_MANIFEST, IndexManifest, ManifestErr
 from quarry_runtime.session import Array
 
 from .lexical import Analyser, Vocabulary
-from .passages import PassageStore, check_whole, reading, removed, rows, state
+from .passages import PassageStore, check_whole, documents, reading, removed, revision, rows
 from .snapshot import Part, Snapshot
 from .vectors import Graph
 
@@ -22,7 +22,6 @@ CANARY_TOLERANCE = 1e-3
 EXACT_UP_TO = 50_000
 POLL_SEC = 0.5
 Encode = Callable[[Sequence[str]], Array]  # float32 (texts, dimension)
-UNREADABLE = (sqlite3.Error, ValueError, TypeError, OSError, ManifestError)
 
 
 class Index:
@@ -33,6 +32,7 @@ class Index:
         self.store = PassageStore(folder / INDEX_DATABASE)
         self.analyse = Analyser()
         self.follow_errors = 0
+        self._failing = False
         self._folder, self._exact_up_to = folder, exact_up_to
         self._changing = threading.Lock()
         self._ended, self._grown = threading.Event(), threading.Event()
@@ -57,36 +57,39 @@ class Index:
         _check_canary(manifest, encode_passages)
         try:
             return cls(manifest, folder, exact_up_to)
-        except (sqlite3.Error, ValueError, TypeError) as error:
+        except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
             raise ManifestError(f"{INDEX_DATABASE} cannot be read: {type(error).__name__}: {error}") from error
 
     def refresh(self) -> None:
         """Take up what changed since the newest snapshot.
 
         Raises:
-            sqlite3.Error, ManifestError, ValueError, TypeError: it cannot be read, or what changed is damaged; the snapshot stays.
+            sqlite3.Error, ManifestError, ValueError, TypeError, RecursionError: it cannot be read, or what changed is damaged; the snapshot stays.
         """
         with self._changing:
             held = self.snapshot
             with reading(self.store.connection()) as connection:
-                now = state(connection)
-                if now.revision == held.revision:
+                last, oldest = revision(connection)
+                if last == held.revision:
                     return
-                if not now.oldest <= held.revision < now.revision:
-                    self.snapshot = replace(self._read_all(connection), graph=held.graph)
-                else:
+                if oldest <= held.revision < last:
                     gone = np.array(removed(connection, held.revision), np.int64)
                     added = self._part(connection, held.revision, held.vocabulary)
-                    self.snapshot = held.changed(now.revision, now.documents, gone, added)
+                    self.snapshot = held.changed(last, documents(connection), gone, added)
+                else:
+                    self.snapshot = replace(self._read_all(connection), graph=held.graph)
         self._grown.set()
 
     def try_refresh(self) -> None:
         """Refresh; when that fails, count it and go on with the snapshot there is."""
         try:
             self.refresh()
-        except UNREADABLE as error:
+            self._failing = False
+        except Exception as error:  # of whatever kind: the thread must go on looking
             self.follow_errors += 1
-            log.warning("the index could not be followed, served as of revision %d: %s: %s", self.snapshot.revision, type(error).__name__, error)
+            if not self._failing:  # the metric counts the rest
+                log.warning("the index cannot be followed, served as of revision %d: %s: %s", self.snapshot.revision, type(error).__name__, error)
+            self._failing = True
 
     def follow(self) -> None:
         """Start looking for changes every POLL_SEC, and tending the graph, in threads of their own."""
@@ -109,8 +112,8 @@ class Index:
         while not self._ended.is_set():
             try:
                 self.tend_graph()
-            except sqlite3.Error as error:
-                log.warning("no graph over the vectors, searched exactly: %s: %s", type(error).__name__, error)
+            except Exception as error:  # of SQLite or faiss; the next change is another chance
+                log.warning("no new graph over the vectors: %s: %s", type(error).__name__, error)
             self._grown.wait()
             self._grown.clear()
 
@@ -153,9 +156,8 @@ class Index:
         return snapshot
 
     def _read_all(self, connection: sqlite3.Connection) -> Snapshot:
-        now, vocabulary = state(connection), Vocabulary()
-        part = self._part(connection, -1, vocabulary)
-        return Snapshot(now.revision, now.documents, vocabulary).changed(now.revision, now.documents, np.zeros(0, np.int64), part)
+        last, counted, vocabulary = revision(connection)[0], documents(connection), Vocabulary()
+        return Snapshot(last, counted, vocabulary).changed(last, counted, np.zeros(0, np.int64), self._part(connection, -1, vocabulary))
 
     def _part(self, connection: sqlite3.Connection, above: int, vocabulary: Vocabulary) -> Part:
         dimension = self.manifest.dimension

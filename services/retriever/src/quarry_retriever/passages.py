@@ -33,15 +33,6 @@ class Row:
     vector: Array  # float32 (dimension,)
 
 
-@dataclass(frozen=True)
-class State:
-    """How far index.db has come."""
-
-    revision: int
-    oldest: int
-    documents: int
-
-
 # A document may be read when one of the caller's principals, a JSON list, is among its own.
 _READABLE = "EXISTS (SELECT 1 FROM json_each(d.principals) WHERE value IN (SELECT value FROM json_each(?)))"
 _PASSAGES = """SELECT p.row, p.passage_id, d.document_id, d.version, d.title, p.start, p."end", p.text, p.page, p.section, d.metadata
@@ -63,11 +54,16 @@ def reading(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         connection.execute("ROLLBACK")
 
 
-def state(connection: sqlite3.Connection) -> State:
-    """As of now, or of the transaction."""
-    revision, oldest = connection.execute("SELECT revision, oldest FROM state").fetchone()
-    [documents] = connection.execute("SELECT count(*) FROM documents").fetchone()
-    return State(revision, oldest, documents)
+def revision(connection: sqlite3.Connection) -> tuple[int, int]:
+    """That of the last change, and the one above which `removed` is complete."""
+    last, oldest = connection.execute("SELECT revision, oldest FROM state").fetchone()
+    return last, oldest
+
+
+def documents(connection: sqlite3.Connection) -> int:
+    """How many there are."""
+    [counted] = connection.execute("SELECT count(*) FROM documents").fetchone()
+    return int(counted)
 
 
 def removed(connection: sqlite3.Connection, above: int) -> list[int]:
