@@ -18,7 +18,7 @@ from quarry_contract.messages import SearchRequest
 from quarry_contract.vector_store import Sparse, VectorStoreError, filter_of
 from quarry_runtime.session import Array
 
-from .passages import PassageStore, reading, state
+from .passages import PassageStore, reading
 from .snapshot import Snapshot
 from .vectors import Hits, best
 
@@ -115,7 +115,7 @@ class PineconeIndex:
     def _rows(self, ids: Sequence[str], snapshot: Snapshot) -> dict[str, int]:
         """Ids to rows of the snapshot. An id that index.db does not have is of a change that is not finished, or was not: it is left out."""
         with reading(self._store.connection()) as connection:
-            revision = state(connection).revision
+            [revision] = connection.execute("SELECT revision FROM state").fetchone()
             rows = {str(passage_id): int(row) for passage_id, row in connection.execute(_ROWS, (json.dumps(ids),))}
         held = _held(np.array(list(rows.values()), np.int64), snapshot)
         if revision != snapshot.revision and (len(rows) < len(ids) or not held.all()):
