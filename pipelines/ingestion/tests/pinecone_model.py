@@ -21,7 +21,7 @@ MAX_METADATA_BYTES, MAX_SPARSE, MAX_ID_CHARS = 40 * 1024, 1000, 512
 @dataclass
 class Settings:
     """`faults`: the next so many requests whose path begins with `path` fail: [{path, times, status, retry_after?}]; status 0 = the connection
-    is dropped before anything is done, 1 = after it is done; 2 = no answer for `seconds`."""
+    is dropped before anything is done, 1 = after it is done; 2 = dropped after `seconds` without an answer, and nothing is done."""
 
     delay: tuple[float, float] = (0.0, 0.0)  # seconds until queries see a write: from, to
     hold: bool = False  # no write becomes visible
@@ -188,7 +188,7 @@ class Index:
         records = self.seen(name, "stored").records
         return {"vectors": {i: records[i] for i in ids if i in records}, "namespace": name, "usage": {"readUnits": 1}}, {}
 
-    def list(self, query: dict[str, list[str]]) -> tuple[Body, dict[str, str]]:
+    def listed(self, query: dict[str, list[str]]) -> tuple[Body, dict[str, str]]:
         name, limit = query.get("namespace", ["__default__"])[0], int(query.get("limit", ["100"])[0])
         self.limit(name, "list")
         if not 1 <= limit <= MAX_PAGE:
@@ -216,7 +216,7 @@ class Index:
     def answer(self, method: str, path: str, query: dict[str, list[str]], raw: bytes) -> tuple[Body, dict[str, str]]:
         """Body and headers of the answer to one request."""
         if method == "GET" and path in ("/vectors/fetch", "/vectors/list"):
-            return (self.fetch if path.endswith("fetch") else self.list)(query)
+            return (self.fetch if path.endswith("fetch") else self.listed)(query)
         if path == "/namespaces" or path.startswith("/namespaces/"):
             return self.of_namespaces(method, unquote(path[12:])), {}
         body = json.loads(raw or b"{}")

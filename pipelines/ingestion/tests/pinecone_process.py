@@ -27,6 +27,10 @@ class Standin:
         """What came in whose path begins with `path`: path, status, bytes, at, fault."""
         return [r for r in self._control("GET")["requests"] if r["path"].startswith(path)]
 
+    def left(self) -> int:
+        """How many of the failures asked for have not happened yet."""
+        return int(self._control("GET")["left"])
+
     def reset(self) -> None:
         """Empty, with its first settings."""
         self._control("DELETE")

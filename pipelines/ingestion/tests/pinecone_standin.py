@@ -28,6 +28,7 @@ class Handler(BaseHTTPRequestHandler):
     """HTTP around the index."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else the body waits 40 ms for the headers' acknowledgement
     index: Index
 
     def log_message(self, *_: object) -> None:
@@ -39,11 +40,10 @@ class Handler(BaseHTTPRequestHandler):
         if parts.path == "/standin":
             return self.send(200, self.control(raw), {})
         fault = self.fault(parts.path)
-        if fault.get("status") == 0:
+        if fault.get("status") in (0, 2):
+            time.sleep(fault.get("seconds", 0))
             self.close_connection = True
             return None
-        if fault.get("status") == 2:
-            time.sleep(fault["seconds"])
         status, body, headers = self.answered(parts.path, parse_qs(parts.query), raw, fault)
         with self.index.lock:
             self.index.requests.append({"path": parts.path, "status": status, "bytes": len(raw), "at": time.monotonic(), "fault": fault.get("status")})

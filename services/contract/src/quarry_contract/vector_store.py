@@ -73,7 +73,7 @@ def question_terms(weights: Mapping[str, float]) -> Sparse:
 
 
 def weighted(dense: Sequence[float], sparse: Sparse, share: float) -> tuple[list[float], Sparse]:
-    """A sparse-dense question: the dense score counts for `share` (0 to 1), the sparse one for the rest."""
+    """A sparse-dense question: the dense score counts for `share` (above 0, below 1), the sparse one for the rest."""
     return [share * x for x in dense], Sparse(sparse.indices, tuple((1 - share) * x for x in sparse.values))
 
 
