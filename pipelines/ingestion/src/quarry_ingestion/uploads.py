@@ -16,7 +16,8 @@ from .sources import SourceError
 from .writer import Writer, writer
 
 READING = "reading-upload"  # where the bytes of the job at hand are read
-_SUFFIXES = {"text/markdown": ".md", "text/html": ".html", "text/plain": ".txt", "text/csv": ".csv", "message/rfc822": ".eml"}  # other formats are told by their content
+# Other formats are told by their content.
+_SUFFIXES = {"text/markdown": ".md", "text/html": ".html", "text/plain": ".txt", "text/csv": ".csv", "message/rfc822": ".eml"}
 
 
 def work(home: Path) -> Job | None:
