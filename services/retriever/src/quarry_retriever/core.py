@@ -17,6 +17,7 @@ from quarry_runtime.session import cpus
 from quarry_runtime.settings import number
 
 from .index import EXACT_UP_TO, Index
+from .pinecone_index import PineconeIndex
 from .search import Searcher
 from .workers import Workers
 
@@ -56,7 +57,8 @@ class Retriever:
         self._encoder = encoder
         self.index = index
         self._name = settings.model_ref or f"{encoder.manifest.name}@{encoder.manifest.digest[:12]}"
-        self._searcher = Searcher(index, encoder.encode, self._name)
+        self._pinecone = PineconeIndex.from_environment(index.manifest.generation, index.store)
+        self._searcher = Searcher(index, encoder.encode, self._name, self._pinecone)
         self._workers = Workers(settings.threads, settings.max_waiting)
         self._searches = Counter("quarry_searches", "Searches", ["retrieval", "outcome"], registry=registry)
         self._seconds = Histogram("quarry_search_seconds", "Time to encode and search, without waiting", ["retrieval"], buckets=BUCKETS, registry=registry)
@@ -75,7 +77,8 @@ class Retriever:
         passage_encoder = encoder if tied else Encoder.load(settings.model_dir, "passage")
         index = Index.open(settings.index_dir, manifest.digest, passage_encoder.encode, settings.exact_up_to)
         retriever = cls(encoder, index, settings, registry)
-        retriever._searcher.search(SearchRequest("ready?", retrieval="dense"))
+        ready = SearchRequest("ready?", retrieval="hybrid" if retriever._pinecone else "dense")  # without Pinecone, BM25 still answers
+        retriever._searcher.search(ready)
         index.follow()
         return retriever
 
@@ -122,6 +125,8 @@ class Retriever:
         """Stop the threads."""
         self._workers.close()
         self.index.close()
+        if self._pinecone:
+            self._pinecone.close()
 
     def _search(self, request: SearchRequest) -> SearchResponse:
         began = time.perf_counter()

@@ -60,30 +60,36 @@ class PineconeIndex:
         host = os.environ.get("QUARRY_RETRIEVER_PINECONE_HOST", "")
         return cls(host, os.environ.get("QUARRY_RETRIEVER_PINECONE_NAMESPACE") or generation, store) if host else None
 
-    def search(self, question: Array, request: SearchRequest, top_k: int, snapshot: Snapshot, allowed: Sequence[Array], sparse: Sparse | None = None) -> Hits:
-        """The nearest by the namespace's measure among the rows that bool (rows,) per part `allowed` marks.
+    def search(self, question: Array, request: SearchRequest, top_k: int, snapshot: Snapshot, allowed: Sequence[Array], *, final: bool = False) -> Hits:
+        """The nearest by the namespace's measure among the rows that bool (rows,) per part `allowed` marks. `question`: float32 (dimension,).
 
-        `question`: float32 (dimension,); with `sparse`, both as quarry_contract.vector_store.weighted makes them.
+        `final`: the snapshot is taken as it is, what it does not have is left out.
 
         Raises:
-            StaleSnapshot: see there.
+            StaleSnapshot: see there; never when `final`.
             VectorStoreError: Pinecone does not answer in time, or not well.
         """
+        return self._search({"vector": question.tolist()}, request, top_k, snapshot, allowed, final)
+
+    def search_hybrid(
+        self, question: Array, sparse: Sparse, request: SearchRequest, top_k: int, snapshot: Snapshot, allowed: Sequence[Array], *, final: bool = False
+    ) -> Hits:
+        """The same by vector and terms together, weighed against each other by quarry_contract.vector_store.weighted."""
+        terms = {"sparse_vector": {"indices": list(sparse.indices), "values": list(sparse.values)}} if sparse.indices else {}
+        return self._search({"vector": question.tolist(), **terms}, request, top_k, snapshot, allowed, final)
+
+    def _search(self, asked_for: dict[str, Any], request: SearchRequest, top_k: int, snapshot: Snapshot, allowed: Sequence[Array], final: bool) -> Hits:
         if not any(mask.any() for mask in allowed):
             return Hits(np.zeros(0, np.int64), np.zeros(0, np.float32))
         deadline = time.monotonic() + self._search_sec
-        query: dict[str, Any] = {"vector": question.tolist(), "namespace": self._namespace, "filter": filter_of(request.principals, request.filters)}
-        if sparse is not None and sparse.indices:
-            query["sparse_vector"] = {"indices": list(sparse.indices), "values": list(sparse.values)}
+        query = {**asked_for, "namespace": self._namespace, "filter": filter_of(request.principals, request.filters)}
         asked = min(MAX_TOP_K, 2 * top_k + 20)
         while True:
             found = self._ask({**query, "top_k": asked}, deadline)
-            rows = self._rows(list(found), snapshot)
-            hits = [(row, found[passage_id]) for passage_id, row in rows.items()]
-            kept = _allowed(np.array([row for row, _ in hits], np.int64), snapshot, allowed)
+            rows, scores = self._rows(found, snapshot, final)
+            kept = _allowed(rows, snapshot, allowed)
             if kept.sum() >= top_k or len(found) < asked or asked == MAX_TOP_K:
-                scores = np.array([score for _, score in hits], np.float32)
-                return best(np.array([row for row, _ in hits], np.int64)[kept], scores[kept], top_k)
+                return best(rows[kept], scores[kept], top_k)
             asked = min(MAX_TOP_K, 4 * asked)
 
     def close(self) -> None:
@@ -112,15 +118,17 @@ class PineconeIndex:
             answer = await self._index.query(**query)
         return {match.id: float(match.score) for match in answer.matches}
 
-    def _rows(self, ids: Sequence[str], snapshot: Snapshot) -> dict[str, int]:
-        """Ids to rows of the snapshot. An id that index.db does not have is of a change that is not finished, or was not: it is left out."""
+    def _rows(self, found: dict[str, float], snapshot: Snapshot, final: bool) -> tuple[Array, Array]:
+        """Rows of the snapshot and their scores: int64 and float32 (n,). An id that index.db does not have belongs to a change that is not
+        finished: it is left out."""
         with reading(self._store.connection()) as connection:
             [revision] = connection.execute("SELECT revision FROM state").fetchone()
-            rows = {str(passage_id): int(row) for passage_id, row in connection.execute(_ROWS, (json.dumps(ids),))}
-        held = _held(np.array(list(rows.values()), np.int64), snapshot)
-        if revision != snapshot.revision and (len(rows) < len(ids) or not held.all()):
+            known = connection.execute(_ROWS, (json.dumps(list(found)),)).fetchall()
+        rows = np.array([row for _, row in known], np.int64)
+        held = _allowed(rows, snapshot, snapshot.alive)
+        if revision != snapshot.revision and not final and (len(rows) < len(found) or not held.all()):
             raise StaleSnapshot
-        return {passage_id: row for (passage_id, row), there in zip(rows.items(), held.tolist(), strict=True) if there}
+        return rows[held], np.array([found[passage_id] for passage_id, _ in known], np.float32)[held]
 
 
 def _connect(host: str) -> Any:
@@ -135,11 +143,6 @@ def _connect(host: str) -> Any:
         return AsyncIndex(host=host)
     except PineconeError as error:
         raise ManifestError(f"QUARRY_RETRIEVER_PINECONE_HOST is not the host of an index: {error}") from None
-
-
-def _held(rows: Array, snapshot: Snapshot) -> Array:
-    """bool (rows,): those that the snapshot has."""
-    return _allowed(rows, snapshot, snapshot.alive)
 
 
 def _allowed(rows: Array, snapshot: Snapshot, allowed: Sequence[Array]) -> Array:

@@ -9,6 +9,7 @@ from quarry_contract.messages import ScoredPassage, SearchRequest, SearchRespons
 from quarry_runtime.session import Array
 
 from .index import Encode, Index
+from .pinecone_index import PineconeIndex, StaleSnapshot
 from .snapshot import Snapshot
 from .vectors import Hits, best, joined
 
@@ -25,8 +26,8 @@ NO_SCORE = 1e-6  # a lexical score up to this is no match
 class Searcher:
     """Questions to passages, over one index generation."""
 
-    def __init__(self, index: Index, encode_questions: Encode, model: str) -> None:
-        self._index = index
+    def __init__(self, index: Index, encode_questions: Encode, model: str, pinecone: PineconeIndex | None = None) -> None:
+        self._index, self._pinecone = index, pinecone
         self._encode = encode_questions
         self._model = model
 
@@ -41,7 +42,11 @@ class Searcher:
         """
         for attempt in range(1, ATTEMPTS + 1):
             snapshot = self._index.snapshot
-            hits, degraded = self._hits(request, snapshot)
+            try:
+                hits, degraded = self._hits(request, snapshot, attempt == ATTEMPTS)
+            except StaleSnapshot:
+                self._index.try_refresh()
+                continue
             passages = self._index.store.passages(hits.rows.tolist(), snapshot.revision, request.principals)
             if all(passages) or attempt == ATTEMPTS:
                 break
@@ -49,11 +54,11 @@ class Searcher:
         scored = tuple(ScoredPassage(p, float(score)) for p, score in zip(passages, hits.scores, strict=True) if p)
         return SearchResponse(scored, self._index.manifest.generation, self._model, degraded)
 
-    def _hits(self, request: SearchRequest, snapshot: Snapshot) -> tuple[Hits, tuple[str, ...]]:
+    def _hits(self, request: SearchRequest, snapshot: Snapshot, final: bool) -> tuple[Hits, tuple[str, ...]]:
         view = snapshot.view(frozenset(request.principals))
         allowed = view.allowed(request.filters)
         if request.retrieval == "dense":
-            return self._dense(request.question, request.top_k, snapshot, allowed), ()
+            return self._dense(request, request.top_k, snapshot, allowed, final), ()
         terms = self._index.analyse(request.question)
         if request.retrieval == "tfidf":
             return _lexical(snapshot, view.collection.tfidf(terms), request.top_k, allowed), ()
@@ -61,21 +66,27 @@ class Searcher:
         lexical = _lexical(snapshot, view.collection.bm25(terms), depth, allowed)
         if request.retrieval == "bm25":
             return lexical, ()
-        return self._hybrid(request, snapshot, lexical, depth, allowed)
+        return self._hybrid(request, snapshot, lexical, depth, allowed, final)
 
-    def _dense(self, question: str, top_k: int, snapshot: Snapshot, allowed: Sequence[Array]) -> Hits:
+    def _dense(self, request: SearchRequest, top_k: int, snapshot: Snapshot, allowed: Sequence[Array], final: bool) -> Hits:
         try:
-            vector = self._encode([question])[0]
+            vector = self._encode([request.question])[0]
             if not np.isfinite(vector).all():
                 raise ValueError("the question's vector is not finite")
+            if self._pinecone:
+                return self._pinecone.search(vector, request, top_k, snapshot, allowed, final=final)
             return snapshot.dense(vector, top_k, allowed)
+        except StaleSnapshot:
+            raise
         except Exception as error:  # whatever the model's or the index's library raises
             raise QuarryError(ErrorCode.INTERNAL) from error
 
-    def _hybrid(self, request: SearchRequest, snapshot: Snapshot, lexical: Hits, depth: int, allowed: Sequence[Array]) -> tuple[Hits, tuple[str, ...]]:
+    def _hybrid(
+        self, request: SearchRequest, snapshot: Snapshot, lexical: Hits, depth: int, allowed: Sequence[Array], final: bool
+    ) -> tuple[Hits, tuple[str, ...]]:
         """Dense and BM25 fused by rank; BM25 alone when the dense side fails."""
         try:
-            dense = self._dense(request.question, depth, snapshot, allowed)
+            dense = self._dense(request, depth, snapshot, allowed, final)
         except QuarryError as error:
             log.error("dense search failed, answered by BM25 alone", exc_info=error.__cause__)
             return Hits(lexical.rows[: request.top_k], lexical.scores[: request.top_k]), ("dense",)
