@@ -85,7 +85,7 @@ forget: pipelines/ingestion/.venv/.ready ## Remove every trace of a document, an
 reconcile: pipelines/ingestion/.venv/.ready ## Compare ledger and index, and repair what differs
 	@$(INGEST) --reconcile --home "$(QUARRY_HOME)"
 
-train: $(PIPELINES:%=%/.venv/.ready) ## Fine-tune, register, judge and serve a reader: make train DATA=squad.json [BASE=quarry-base] [EPOCHS=2] [RATE=3e-5] [SET="max_wrong=0.1"]
+train: services/contract/.venv/.ready $(PIPELINES:%=%/.venv/.ready) ## Fine-tune, register, judge and serve a reader: make train DATA=squad.json [BASE=quarry-base] [EPOCHS=2] [RATE=3e-5] [SET="max_wrong=0.1"]
 	@test -f "$(DATA)" || { echo 'say on what: make train DATA=squad.json'; exit 2; }
 	@$(STACK) up mlflow
 	@$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" --set data="$(abspath $(DATA))" mlflow_uri="$$MLFLOW_TRACKING_URI" \
@@ -111,7 +111,7 @@ eval-reader: pipelines/training/.venv/.ready ## The reader alone on gold paragra
 	@test -f "$(DATA)" || { echo 'say with what: make eval-reader DATA=squad.json'; exit 2; }
 	@$(TRAINING) quarry_training.evaluate_served --data "$(DATA)" --reader "$$($(STACK) url reader)"
 
-gate: pipelines/training/.venv/.ready ## May it replace the champion? If so, it does: make gate CHALLENGER=models:/reader/2 DATA=squad.json [POLICY=file]; or of folders: CHALLENGER=dir CHAMPION=dir
+gate: services/contract/.venv/.ready pipelines/training/.venv/.ready ## May it replace the champion? If so, it does: make gate CHALLENGER=models:/reader/2 DATA=squad.json [POLICY=file]; or of folders: CHALLENGER=dir CHAMPION=dir
 	@test -n "$(CHALLENGER)" -a -f "$(DATA)" || { echo 'say what on what: make gate CHALLENGER=models:/reader/N|folder [CHAMPION=...] DATA=squad.json'; exit 2; }
 	@$(if $(findstring models:/,$(CHALLENGER) $(CHAMPION)),$(STACK) up mlflow)
 	@out="$(or $(OUT),$(QUARRY_HOME)/gate)"; verdict=0; $(TRAINING) quarry_training.gate --challenger "$(CHALLENGER)" \
@@ -131,7 +131,7 @@ promote: $(SERVING:%=%/.venv/.ready) ## Make an existing release live, without a
 rollback: $(SERVING:%=%/.venv/.ready) ## Make the release live that was live before
 	@$(STACK) rollback
 
-reindex: pipelines/ingestion/.venv/.ready pipelines/training/.venv/.ready ## Encode all documents for another retriever beside the live one: make reindex RETRIEVER=models:/retriever/N
+reindex: services/contract/.venv/.ready pipelines/ingestion/.venv/.ready pipelines/training/.venv/.ready ## Encode all documents for another retriever beside the live one: make reindex RETRIEVER=models:/retriever/N
 	@test -n "$(RETRIEVER)" || { echo 'say for which: make reindex RETRIEVER=models:/retriever/N'; exit 2; }
 	@$(STACK) up mlflow
 	@made=$$($(TRAINING) quarry_training.release fetch --home "$(QUARRY_HOME)" --retriever "$(RETRIEVER)") && d=$$($(FIELD) folder <<< "$$made") && \
@@ -142,7 +142,7 @@ serve:
 	@if test -f $(STAMPS)/reader -o -f $(QUARRY_HOME)/releases/history.jsonl; then \
 	  $(STACK) up mlflow && retriever=$$($(STACK) live retriever) && $(call BIND,$(READER),$$retriever) && $(STACK) up; fi
 
-$(STAMPS)/retriever: | pipelines/training/.venv/.ready pipelines/kubeflow/.venv/.ready
+$(STAMPS)/retriever: | services/contract/.venv/.ready pipelines/training/.venv/.ready pipelines/kubeflow/.venv/.ready
 	@$(STACK) up mlflow
 	@$(KUBEFLOW) run publish-retriever --root "$(QUARRY_HOME)/pipelines" --set mlflow_uri="$$MLFLOW_TRACKING_URI" $(PROGRESS)
 	@mkdir -p $(STAMPS) && $(TRAINING) quarry_training.release fetch --home "$(QUARRY_HOME)" --retriever models:/retriever@champion > $@.json

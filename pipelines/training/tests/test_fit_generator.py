@@ -4,7 +4,10 @@ import json
 import os
 import pickle
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from quarry_contract.manifests import MODEL_MANIFEST, ModelManifest, read_manife
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from quarry_training import fit_generator, squad
+from quarry_training import checkpoint, fit_generator, squad
 from quarry_training.fit_generator import GeneratorSettings, fit
 from quarry_training.generator import IGNORED, INSTRUCTION, NOT_FOUND, GeneratorError, answers, item, load, load_adapted, mean_loss, prompt, tensors, token_f1
 from quarry_training.register import main as register_main
@@ -94,6 +97,31 @@ def test_the_same_seed_gives_the_same_artefact(base: Path, tmp_path: Path) -> No
     first, again = (fit(base, "tiny", EXAMPLES[:32], EXAMPLES[70:], tmp_path / x, short) for x in "ab")
     other = fit(base, "tiny", EXAMPLES[:32], EXAMPLES[70:], tmp_path / "b", GeneratorSettings(epochs=0.5, seed=4))
     assert first.digest == again.digest != other.digest
+
+
+def test_a_killed_run_resumes_to_the_same_adapter(base: Path, tmp_path: Path) -> None:
+    squad.dump(EXAMPLES, tmp_path / "data.json")
+    command = [sys.executable, "-m", "quarry_training.fit_generator", "--base", str(base), "--data", str(tmp_path / "data.json"), "--epochs", "16"]
+
+    def started(name: str) -> "subprocess.Popen[str]":
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([*command, "--out", str(tmp_path / name)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    process = started("killed")
+    while not (tmp_path / "killed" / checkpoint.NAME).exists():
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed" / "artefact").exists()
+    printed, progress = {}, {}
+    for name in ("whole", "killed"):
+        printed[name], progress[name] = started(name).communicate()
+    assert " 50/" in progress["killed"], "it goes on after the checkpoint's last step"
+    digests = {name: json.loads(text.splitlines()[-1])["digest"] for name, text in printed.items()}
+    assert digests["killed"] == digests["whole"]
+    assert (tmp_path / "killed" / "losses.json").read_bytes() == (tmp_path / "whole" / "losses.json").read_bytes()
+    assert not (tmp_path / "killed" / checkpoint.NAME).exists()
 
 
 def test_the_loss_is_on_the_target_alone(base: Path) -> None:

@@ -29,6 +29,7 @@ from .results import Table
 from .risk import threshold_for
 from .squad import Example
 
+MIN_ANSWERED = 0.87  # of the answerable questions, where nothing else decides the threshold
 PASSAGES = 5  # as many as the gateway's extractive.yaml reads
 RIGHT_F1 = 0.5  # an answer that shares at least half its words with a gold one counts as right
 
@@ -69,7 +70,11 @@ def open_book(examples: Sequence[Example], contexts: Mapping[str, str], passages
 
 def outcomes(logits: Logits, tokenizer: Any, examples: Sequence[Example], contexts: Mapping[str, str]) -> list[Outcome]:
     """Ask every question open-book and keep the best answer of each."""
-    books = open_book(examples, contexts)
+    return asked(logits, tokenizer, open_book(examples, contexts))
+
+
+def asked(logits: Logits, tokenizer: Any, books: Sequence[Sequence[Example]]) -> list[Outcome]:
+    """Ask each question of its passages, the most similar first, and keep the best answer."""
     flat = predict(logits, tokenizer, [e for book in books for e in book])
     found, at = [], 0
     for book in books:
@@ -214,7 +219,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="a trained model's folder")
     parser.add_argument("--data", type=Path, required=True, help="held-out SQuAD file")
     parser.add_argument("--contexts", type=Path, nargs="*", default=[], help="further SQuAD files whose paragraphs stand among the passages")
-    parser.add_argument("--min-answered", type=share, default=0.87, help="share of the answerable questions to answer")
+    parser.add_argument("--min-answered", type=share, default=MIN_ANSWERED, help="share of the answerable questions to answer")
     parser.add_argument("--max-wrong", type=share, help="largest share wrong among the answered; decides the threshold instead of --min-answered")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

@@ -1,6 +1,7 @@
 """Fine-tune a language model to answer from passages: low-rank adapters (Hu et al. 2021) on every linear layer (Dettmers et al. 2023).
 
 Writes `artefact/` (adapter, tokenizer, model.json last), what `register --model` reads, and the figures on held-out questions.
+A run that was killed resumes at its last checkpoint and ends in the same adapter: dropout is seeded anew at each step.
 """
 
 import argparse
@@ -16,16 +17,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from quarry_contract.manifests import MODEL_MANIFEST, ModelManifest, digest_file, write_manifest
+from quarry_contract.manifests import MODEL_MANIFEST, ModelManifest, digest_file, digest_of, write_manifest
 from tqdm import tqdm
 
-from . import squad
+from . import checkpoint, squad
 from .base import BaseError, resolve_base
 from .export import _commit
 from .generator import INSTRUCTION, NOT_FOUND, Generator, GeneratorError, Item, answers, digest_of_base, item, load, mean_loss, tensors, token_f1
 from .squad import DatasetError, Example
 
 FILES = ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "generator.json")
+CHECKPOINT_EVERY = 50  # steps: one of a language model takes long, and its adapter is small
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def fit(base: Path, name: str, train: Sequence[Example], held_out: Sequence[Exam
     """Train an adapter for the model in `base`, which `name` names for readers, and write `out`.
 
     Raises:
-        GeneratorError: the base is no language model, no example fits it, or the loss is not finite.
+        GeneratorError: the base is no language model, no example fits it, the loss is not finite, or there is no time for a step.
     """
     from peft import LoraConfig, get_peft_model  # here, for it is slow to import
 
@@ -62,40 +64,54 @@ def fit(base: Path, name: str, train: Sequence[Example], held_out: Sequence[Exam
     adapted.peft_config["default"].base_model_name_or_path = name  # not where it lay on this machine
     generator = Generator(**{**vars(generator), "model": adapted})
     figures = {"loss_before": mean_loss(generator, held_items)}
-    losses = _train(generator, items, settings)
+    run = digest_of([digest_of_base(base), squad.digest(train), [e.id for e in train], asdict(settings)])
+    losses = _train(generator, items, settings, out, run)
     figures |= {"loss": mean_loss(generator, held_items), "f1": token_f1(held_out, answers(generator, held_out))}
     figures |= {"questions": float(len(held_out)), "steps": float(len(losses)), "too_long": float(len(train) - len(items))}
     out.mkdir(parents=True, exist_ok=True)
     (out / "fit.json").write_text(json.dumps({"settings": asdict(settings), "figures": figures}, indent=1))
     (out / "losses.json").write_text(json.dumps([round(x, 4) for x in losses]))
     (out / "evaluation.json").write_text(json.dumps(figures, indent=1))
-    return _save(generator, base, name, squad.digest([*train, *held_out]), figures, settings, out / "artefact")
+    manifest = _save(generator, base, name, squad.digest([*train, *held_out]), figures, settings, out / "artefact")
+    (out / checkpoint.NAME).unlink(missing_ok=True)  # last, so that being killed before loses nothing
+    return manifest
 
 
-def _train(generator: Generator, items: Sequence[Item], settings: GeneratorSettings) -> list[float]:
+def _train(generator: Generator, items: Sequence[Item], settings: GeneratorSettings, out: Path, run: str) -> list[float]:
+    """Every step that is left of `run`, with checkpoints in `out`; the losses of all its steps."""
     plan = _plan(items, settings)
-    trained = [p for p in generator.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
-    losses: list[float] = []
-    began = time.monotonic()
+    optimizer = torch.optim.AdamW(checkpoint.trained(generator.model).values(), lr=settings.learning_rate, weight_decay=0.0)
+    found = checkpoint.read(out, run, generator.model, optimizer)
+    losses: list[float] = found[0]["losses"] if found else []
+    began = time.monotonic() - (found[0]["seconds"] if found else 0.0)
     generator.model.train()
-    for step in tqdm(range(len(plan)), desc="fit", mininterval=5, unit="step"):
+    for step in tqdm(range(len(losses), len(plan)), initial=len(losses), total=len(plan), desc="fit", mininterval=5, unit="step"):
         share = (step + 0.5) / len(plan)
         if settings.max_seconds:
             share = max(share, (time.monotonic() - began) / settings.max_seconds)
         if share >= 1.0:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, share / max(settings.warmup, 1e-9)) * (1.0 - share)
-        loss = generator.model(**tensors(generator, plan[step])).loss
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise GeneratorError(f"the loss is {losses[-1]} at step {step + 1}: try a lower --learning-rate")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        losses.append(_step(generator, optimizer, plan[step], step, share, settings))
+        if len(losses) % CHECKPOINT_EVERY == 0:
+            checkpoint.write(out, generator.model, optimizer, {"run": run, "losses": losses, "seconds": time.monotonic() - began}, {})
+    if not losses:
+        raise GeneratorError("there was no time for a single step: allow more --max-seconds")
     return losses
+
+
+def _step(generator: Generator, optimizer: torch.optim.Optimizer, batch: Sequence[Item], step: int, share: float, settings: GeneratorSettings) -> float:
+    """One update, `share` of the schedule being behind it; returns the loss before it."""
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate * min(1.0, share / max(settings.warmup, 1e-9)) * (1.0 - share)
+    torch.manual_seed(settings.seed * 1_000_003 + step)
+    loss = generator.model(**tensors(generator, batch)).loss
+    if not math.isfinite(loss.item()):
+        raise GeneratorError(f"the loss is {loss.item()} at step {step + 1}: try a lower --learning-rate")
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(checkpoint.trained(generator.model).values(), settings.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(loss.item())
 
 
 def _plan(items: Sequence[Item], settings: GeneratorSettings) -> list[list[Item]]:
