@@ -180,6 +180,9 @@ lint: $(P:%=%/.venv/.ready) ## ruff and mypy --strict over all src/
 bench: services/reader/.venv/.ready ## Ratios against peers and against raw ONNX Runtime, each from one run
 	@for b in $(wildcard services/*/bench/*.py); do (cd $$(dirname $$(dirname $$b)) && .venv/bin/python bench/$$(basename $$b)) || exit 1; done
 
+bench-ingest: pipelines/ingestion/.venv/.ready ## A folder of N documents ingested, again unchanged, and with one changed: make bench-ingest [N=10000]
+	@cd pipelines/ingestion && .venv/bin/python bench/unchanged.py $(or $(N),10000)
+
 examples: pipelines/ingestion/.venv/.ready ## Build the sample corpus's PDF and DOCX files and its questions from their sources
 	@cd examples && $(CURDIR)/pipelines/ingestion/.venv/bin/python build.py
 
@@ -209,5 +212,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote rollback reindex serve envs packages test lint bench examples retriever-gain base-reader lock clean
+.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote rollback reindex serve envs packages test lint bench bench-ingest examples retriever-gain base-reader lock clean
 .SECONDARY:
