@@ -177,3 +177,21 @@ def working_documents(data_dir: Path, questions: Path, sample: Path, own_documen
     negatives = hard_negatives([e for e in work if e.answers], rng)
     negatives = hard_negatives([e for e in ours if e.answers], rng) * 2 + rng.sample(negatives, round(0.4 * len(negatives)))
     return cropped + ours * 2 + [_crop(e, rng) for e in ours] * 2 + negatives
+
+
+def near_passages(data_dir: Path, questions: Path, sample: Path, own_documents: Path, near: Path, settings: MixSettings) -> list[Example]:
+    """Stage five: documents of which several passages resemble each other, with as much again of what was read before.
+
+    Half of the answerable questions are asked of a neighbouring passage too, which does not answer them.
+    """
+    rng = Random(settings.seed + 3)  # noqa: S311
+    ours = _checked(sample)
+    new, _ = split_by_context(_checked(near), HELD_OUT_OF_OWN_PERCENT)
+    work, _ = split_by_context(_checked(own_documents), HELD_OUT_OF_OWN_PERCENT)
+    wikipedia, _ = split_by_context(_checked(data_dir / "squad-paraphrased.json"), HELD_OUT_PERCENT)
+    own = own_questions(questions, {e.context for e in wikipedia})
+    before = [replace(e, heading=e.title if rng.random() < 0.5 else "") for e in rng.sample(wikipedia, 1200) + rng.sample(own, 800)]
+    cropped = [_crop(e, rng) if rng.random() < settings.crop_share else e for e in before + rng.sample(work, 2000)]
+    negatives = hard_negatives([e for e in new if e.answers], rng)
+    negatives = hard_negatives([e for e in ours if e.answers], rng) + rng.sample(negatives, len(negatives) // 2)
+    return new + cropped + ours * 2 + [_crop(e, rng) for e in ours] + negatives
