@@ -1,4 +1,4 @@
-"""Train Quarry's base reader anew: sentences, paragraphs (two seeds, averaged), documents, working documents; packed in half precision.
+"""Train Quarry's base reader anew: sentences, paragraphs (two seeds, averaged), documents, working documents, near passages; packed in half precision.
 
 Averaging the weights of runs that share their beginning: Wortsman et al. 2022, "Model soups".
 """
@@ -20,12 +20,14 @@ from .predict import predict, torch_logits
 DATA = Path(__file__).parents[2] / "data"
 QUESTIONS = DATA / "wikipedia-questions.jsonl"
 WORKING = DATA / "working-documents.json"
-WORKING_HELD_OUT = DATA / "working-documents-held-out.json"
+NEAR = DATA / "near-passages.json"
+HELD_OUT = {"working_documents": DATA / "working-documents-held-out.json", "near_passages": DATA / "near-passages-held-out.json"}
 SAMPLE = Path(__file__).parents[4] / "examples" / "questions" / "train.json"
 STAGE_ONE = FitSettings(learning_rate=2.2e-4, batch_size=16, epochs=1.0)
 STAGE_TWO = FitSettings(learning_rate=2e-4, batch_size=16, epochs=2.0)
 STAGE_THREE = FitSettings(learning_rate=1e-4, batch_size=16, epochs=1.3, seed=19)
 STAGE_FOUR = FitSettings(learning_rate=1.6e-4, batch_size=16, epochs=1.15, seed=21)
+STAGE_FIVE = FitSettings(learning_rate=1.3e-4, batch_size=16, epochs=1.0, seed=23)
 SEEDS = (17, 18)
 QUESTIONS_PER_SENTENCE = 24
 
@@ -40,9 +42,9 @@ def average(folders: Sequence[Path]) -> torch.nn.Module:
 
 
 def score(folder: Path, sets: Path) -> dict[str, float]:
-    """Exact match and F1 (percent) of the best span on held-out Wikipedia paragraphs and working documents, gold passage given."""
+    """Exact match and F1 (percent) of the best span on held-out Wikipedia paragraphs and our own documents, gold passage given."""
     _, wikipedia = mix.split_by_context(squad.load(sets / "squad-paraphrased.json"), mix.HELD_OUT_PERCENT)
-    held_out = {"wikipedia": wikipedia, "working_documents": [e for e in squad.load(WORKING_HELD_OUT) if e.answers]}
+    held_out = {"wikipedia": wikipedia} | {name: [e for e in squad.load(path) if e.answers] for name, path in HELD_OUT.items()}
     model = AutoModelForQuestionAnswering.from_pretrained(str(folder), local_files_only=True)
     result: dict[str, float] = {}
     for name, examples in held_out.items():
@@ -68,14 +70,16 @@ def main() -> None:
     for seed, run in zip(SEEDS, runs, strict=True):
         if not (run / "fit.json").exists():
             fit(first, examples, run, FitSettings(**{**vars(STAGE_TWO), "seed": seed}))
-    averaged, documents, last = (args.work / name for name in ("averaged", "documents", "working-documents"))
+    averaged, documents, working, last = (args.work / name for name in ("averaged", "documents", "working-documents", "near-passages"))
     save(average(runs), first, averaged)
     if not (documents / "fit.json").exists():
         fit(averaged, mix.documents(args.sets, QUESTIONS, SAMPLE, mix.MixSettings()), documents, STAGE_THREE)
+    if not (working / "fit.json").exists():
+        fit(documents, mix.working_documents(args.sets, QUESTIONS, SAMPLE, WORKING, mix.MixSettings()), working, STAGE_FOUR)
     if not (last / "fit.json").exists():
-        fit(documents, mix.working_documents(args.sets, QUESTIONS, SAMPLE, WORKING, mix.MixSettings()), last, STAGE_FOUR)
+        fit(working, mix.near_passages(args.sets, QUESTIONS, SAMPLE, WORKING, NEAR, mix.MixSettings()), last, STAGE_FIVE)
     pack_base_reader(load_model(last))
-    print(json.dumps({run.name: score(run, args.sets) for run in [first, *runs, averaged, documents, last]}, indent=1))
+    print(json.dumps({run.name: score(run, args.sets) for run in [first, *runs, averaged, documents, working, last]}, indent=1))
 
 
 if __name__ == "__main__":

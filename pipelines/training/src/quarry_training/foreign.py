@@ -24,7 +24,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from . import mix, passages, squad
 from .base import BaseError, resolve_base
-from .base_reader import QUESTIONS, WORKING_HELD_OUT
+from .base_reader import HELD_OUT, QUESTIONS
 from .calibrate import MIN_ANSWERED, Outcome, asked, calibrate, contexts_of, figures, open_book, share
 from .features import load_tokenizer
 from .predict import torch_logits
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--sets", type=Path, required=True, help="folder with the public sets that `make base-reader` takes")
     parser.add_argument("--base", default="quarry-base", help="quarry-base, or a trained reader's folder")
     parser.add_argument("--on", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--held-out", type=Path, nargs="+", default=[DEV, WORKING_HELD_OUT], help="SQuAD files to calibrate on")
+    parser.add_argument("--held-out", type=Path, nargs="+", default=[DEV, *HELD_OUT.values()], help="SQuAD files to calibrate on")
     parser.add_argument("--max-wrong", type=share, default=0.1)
     parser.add_argument("--most", type=int, default=10_000, help="questions of each file at most")
     args = parser.parse_args()
