@@ -1,7 +1,6 @@
 """index.db and Pinecone changed together: what a question sees meanwhile, what crashes leave behind, and reconciliation."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,7 +23,8 @@ from quarry_ingestion.blocks import Document
 from quarry_ingestion.chunk import CHUNKER, Chunk
 from quarry_ingestion.pinecone_client import Record
 from quarry_ingestion.pinecone_store import UNDER_WAY, PineconeStore
-from quarry_ingestion.store import create
+from quarry_ingestion.store import IndexStore, create
+from quarry_ingestion.stores import PINECONE_HOST, open_store
 
 from .pinecone_process import API_KEY, Standin, standin
 
@@ -186,7 +186,9 @@ put(store, "a", 2, 5) if sys.argv[3] == "put" else store.delete("a")
 
 
 @pytest.mark.parametrize(("change", "path"), [("put", "/vectors/upsert"), ("put", "/vectors/delete"), ("delete", "/vectors/delete")])
-def test_killed_on_its_way_it_is_finished_by_the_next(change: str, path: str, pinecone: Standin, opened: Open, folder: Path) -> None:
+def test_killed_on_its_way_it_is_finished_by_the_next(
+    change: str, path: str, pinecone: Standin, opened: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """kill -9 while it waits for Pinecone to show what it wrote, before the switch and after it."""
     first = PineconeStore(folder, pinecone.url)
     put(first, "a", 1)
@@ -208,10 +210,10 @@ def test_killed_on_its_way_it_is_finished_by_the_next(change: str, path: str, pi
     )
     assert passage_ids(folder) == there
     assert found(pinecone, folder) > there  # so there is something to finish
-    store = opened()
-    assert store.settle() > 0
+    monkeypatch.setenv(PINECONE_HOST, pinecone.url)
+    open_store(folder).close()
     assert found(pinecone, folder) == there
-    assert store.settle() == 0
+    assert opened().settle() == 0
 
 
 def test_reconciliation_finds_and_repairs(pinecone: Standin, opened: Open, folder: Path) -> None:
@@ -234,4 +236,10 @@ def test_without_the_key_it_says_what_to_do(folder: Path, pinecone: Standin, mon
     monkeypatch.delenv("PINECONE_API_KEY")
     with pytest.raises(VectorStoreError, match="PINECONE_API_KEY is not set"):
         PineconeStore(folder, pinecone.url)
-    assert "PINECONE_API_KEY" not in os.environ
+    monkeypatch.setenv(PINECONE_HOST, pinecone.url)
+    with pytest.raises(VectorStoreError, match="PINECONE_API_KEY is not set"):
+        open_store(folder)
+    monkeypatch.delenv(PINECONE_HOST)
+    store = open_store(folder)
+    assert type(store) is IndexStore
+    store.close()

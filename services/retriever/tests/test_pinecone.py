@@ -119,6 +119,10 @@ def test_what_index_db_hides_is_never_found_whatever_pinecone_says(both: Both) -
         for principals in ((), ("group:b",), ("user:x", "*")):
             assert "secret.md" not in {p.passage.document_id for p in both.ask(retrieval, top_k=100, principals=principals).passages}
         assert "secret.md" in {p.passage.document_id for p in both.ask(retrieval, top_k=100, principals=("group:a",)).passages}
+    snapshot = both.index.snapshot
+    request, allowed = SearchRequest(QUESTION, 100, "dense"), snapshot.view(frozenset()).allowed({})
+    hits = both.pinecone.search(both.encoder.encode([QUESTION])[0], request, 100, snapshot, allowed)
+    assert len(hits.rows) == sum(int(mask.sum()) for mask in allowed) == snapshot.passages - len(SECRET.passages)
 
 
 def test_many_that_do_not_count_leave_room_for_those_that_do(both: Both) -> None:

@@ -24,7 +24,6 @@ from .pinecone_client import CALL_SEC, MAX_IDS, Namespace, Record
 from .store import IndexStore
 
 UNDER_WAY = f"{INDEX_DATABASE}.pinecone"  # JSON list of passage ids
-HOST = "QUARRY_PINECONE_HOST"
 
 _RECORDS = """SELECT p.passage_id, p.section, p.page, p.text, d.document_id, d.version, d.title, d.metadata, d.principals, v.vector
               FROM passages p JOIN documents d USING (document_id) LEFT JOIN vectors v USING (row)
