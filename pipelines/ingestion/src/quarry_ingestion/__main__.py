@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quarry_contract.manifests import ManifestError
+from quarry_contract.vector_store import VectorStoreError
 
 from .forget import forget
 from .pipeline import reindex, sync
@@ -79,7 +80,7 @@ def main() -> None:
     args = parse()
     try:
         print(json.dumps(run(args), ensure_ascii=False))
-    except (SourceError, ManifestError) as error:
+    except (SourceError, ManifestError, VectorStoreError) as error:
         fail(str(error))
     except sqlite3.Error as error:
         fail(f"index or ledger in {args.home} cannot be used: {error}")

@@ -17,6 +17,7 @@ from quarry_runtime.session import Array
 from .blocks import Document
 from .chunk import CHUNKER, Chunk, chunk
 from .store import IndexStore, create
+from .stores import open_store
 
 EMBED_AT_ONCE = 256  # passages, of one document: what bounds memory
 
@@ -125,7 +126,7 @@ class Targets:
             self._open.pop(gone).store.close()
         for generation, model_dir in wanted:
             if (generation, model_dir) not in self._open:
-                self._open[generation, model_dir] = Target(IndexStore(index_dir(self._home, generation)), model_dir)
+                self._open[generation, model_dir] = Target(open_store(index_dir(self._home, generation)), model_dir)
         return [self._open[key] for key in wanted]
 
     def close(self) -> None:
