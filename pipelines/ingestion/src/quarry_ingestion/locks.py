@@ -15,11 +15,18 @@ def only_one(home: Path) -> Iterator[None]:
     Raises:
         SourceError: another one is at work.
     """
-    with (home / "ingest.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SourceError("another ingest is writing to this index: wait for its end and try again") from None
+    with _held(home / "ingest.lock", "another ingest is writing to this index: wait for its end and try again"):
+        yield
+
+
+@contextmanager
+def only_server(home: Path) -> Iterator[None]:
+    """Hold `home` against another server of uploads: two would do each job twice.
+
+    Raises:
+        SourceError: there is one.
+    """
+    with _held(home / "serve.lock", "uploads into this index are served already"):
         yield
 
 
@@ -28,4 +35,14 @@ def writing(home: Path) -> Iterator[None]:
     """Hold index and ledger for one change; whoever else writes (an ingest, a reindex, the uploads) waits for its end."""
     with (home / "write.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _held(path: Path, taken: str) -> Iterator[None]:
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SourceError(taken) from None
         yield

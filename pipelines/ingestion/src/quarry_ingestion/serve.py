@@ -7,28 +7,26 @@ asks to say who submits (X-Quarry-Submitter), so it must not be reachable by oth
 import argparse
 import asyncio
 import errno
-import fcntl
 import logging
 import os
 import re
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from quarry_contract.errors import ErrorCode, QuarryError, invalid
 from quarry_contract.messages import HEADER_REQUEST_ID, Job
 from quarry_contract.uploads import HEADER_PRINCIPALS, HEADER_SUBMITTER, check_document_id, decode_name, decode_principals
-from quarry_runtime.draining import DrainingProtocol, Server
+from quarry_runtime.draining import Server
 from quarry_runtime.logs import configure_logging
-from quarry_runtime.server import request_id
+from quarry_runtime.server import request_id, uvicorn_config
 from quarry_runtime.settings import ServerSettings, number
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -38,6 +36,7 @@ from starlette.routing import Route
 
 from . import jobs
 from .ledger import now
+from .locks import only_server
 from .sources import SourceError
 from .work import Metrics, Worker
 
@@ -224,21 +223,6 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     return await _quarry_error(request, QuarryError(ErrorCode.INTERNAL))
 
 
-@contextmanager
-def only_server(home: Path) -> Iterator[None]:
-    """Hold `home` against another server: two would do each job twice.
-
-    Raises:
-        SourceError: there is one.
-    """
-    with (home / "serve.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SourceError("uploads into this index are served already") from None
-        yield
-
-
 def serve(home: Path) -> None:
     """Serve until SIGTERM; QUARRY_INGESTION_HOST, _PORT, _MAX_UPLOAD_BYTES and those of ServerSettings say how.
 
@@ -253,18 +237,8 @@ def serve(home: Path) -> None:
         jobs.sweep(home)
         (home / jobs.UPLOADS_FOLDER).mkdir(exist_ok=True)
         _sync(home)
-        config = uvicorn.Config(
-            create_app(state, settings.drain_timeout_sec),
-            settings.host,
-            settings.port,
-            loop="uvloop",
-            http=DrainingProtocol,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(settings.drain_timeout_sec),
-        )
-        Server(config, settings, state).run()
+        app = create_app(state, settings.drain_timeout_sec)
+        Server(uvicorn_config(app, settings), settings, state).run()
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -297,17 +297,9 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     return _problem(request, QuarryError(ErrorCode.INTERNAL))
 
 
-def serve(settings: ServerSettings, load: Load) -> None:
-    """Serve until SIGTERM. Exits 1 when the model cannot be loaded, 0 after draining."""
-    configure_logging(settings.service)
-
-    def give_up(reason: str) -> None:
-        log.critical("the model was not loaded: %s", reason)
-        sys.stdout.flush()
-        os._exit(1)  # a thread cannot end the process otherwise, and half a service is worse than none
-
-    app = create_app(settings, load, give_up)
-    config = uvicorn.Config(
+def uvicorn_config(app: Starlette, settings: ServerSettings) -> uvicorn.Config:
+    """For Server: our logs, and connections that drain."""
+    return uvicorn.Config(
         app,
         settings.host,
         settings.port,
@@ -318,5 +310,17 @@ def serve(settings: ServerSettings, load: Load) -> None:
         server_header=False,
         timeout_graceful_shutdown=int(settings.drain_timeout_sec),
     )
-    Server(config, settings, app.state.quarry).run()
+
+
+def serve(settings: ServerSettings, load: Load) -> None:
+    """Serve until SIGTERM. Exits 1 when the model cannot be loaded, 0 after draining."""
+    configure_logging(settings.service)
+
+    def give_up(reason: str) -> None:
+        log.critical("the model was not loaded: %s", reason)
+        sys.stdout.flush()
+        os._exit(1)  # a thread cannot end the process otherwise, and half a service is worse than none
+
+    app = create_app(settings, load, give_up)
+    Server(uvicorn_config(app, settings), settings, app.state.quarry).run()
     logging.shutdown()
