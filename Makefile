@@ -29,6 +29,8 @@ PIPELINES := pipelines/ingestion pipelines/training pipelines/kubeflow
 WRAPPERS := services/reader/seldon services/retriever/seldon
 PROJECTS := $(SERVING) $(PIPELINES) tests
 P ?= $(PROJECTS)
+# Suites that run side by side; each prints when it has ended.
+TEST_JOBS ?= 2
 # What the tests start besides Python: PostgreSQL under MLflow.
 DEBIAN_PACKAGES := postgresql
 
@@ -164,7 +166,11 @@ envs: $(P:%=%/.venv/.ready) ## Environments of all projects, or of P="services/r
 
 # A model service is tested under the stock wrapper too, in that one's environment.
 test: packages $(P:%=%/.venv/.ready) $(foreach w,$(WRAPPERS),$(if $(filter $(w:%/seldon=%),$(P)),$(w)/.venv/.ready)) ## Every test, or those of P="services/reader"
-	@for p in $(P); do echo "== $$p"; (cd $$p && .venv/bin/python -m pytest) || exit 1; done
+	@$(MAKE) --jobs=$(TEST_JOBS) --output-sync=target --keep-going $(P:%=%/tested)
+
+%/tested:
+	@echo "== $*"
+	@cd $* && env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL .venv/bin/python -m pytest
 
 # Without them, and without the right to install them, the tests that need them are skipped and say so.
 packages: ## The Debian packages that tests start: installed if you are root, else named
