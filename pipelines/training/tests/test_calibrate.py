@@ -1,23 +1,24 @@
 import numpy as np
 import pytest
+from quarry_contract.confidence import Signals
 
-from quarry_training.calibrate import Outcome, calibrate, confidence, figures, open_book
+from quarry_training.calibrate import Outcome, calibrate, figures, open_book
 from quarry_training.squad import Example
 
 
 def sample(n: int, seed: int) -> list[Outcome]:
-    """Outcomes whose true probability of being right is sigmoid(0.8 * margin - 1)."""
+    """Outcomes whose true probability of being right is sigmoid(0.8 * margin + 0.3 * score + 0.2 * lead - 2)."""
     rng = np.random.default_rng(seed)
-    margins = rng.normal(2, 3, n)
-    right = rng.random(n) < 1 / (1 + np.exp(-(0.8 * margins - 1)))
+    signals = rng.normal((2, 4, 0), (3, 2, 4), (n, 3))
+    right = rng.random(n) < 1 / (1 + np.exp(-(signals @ (0.8, 0.3, 0.2) - 2)))
     answerable = right | (rng.random(n) < 0.6)
-    return [Outcome(bool(a), float(m), bool(r)) for a, m, r in zip(answerable, margins, right, strict=True)]
+    return [Outcome(bool(a), Signals(*map(float, s)), bool(r)) for a, s, r in zip(answerable, signals, right, strict=True)]
 
 
 def test_it_finds_the_true_probabilities() -> None:
     fitted = calibrate(sample(20_000, 1), min_answered=0.9)
-    assert fitted.slope == pytest.approx(0.8, abs=0.05)
-    assert fitted.bias == pytest.approx(-1, abs=0.1)
+    assert (fitted.slope, fitted.score, fitted.lead) == pytest.approx((0.8, 0.3, 0.2), abs=0.05)
+    assert fitted.bias == pytest.approx(-2, abs=0.15)
 
 
 def test_calibration_holds_on_other_data() -> None:
@@ -28,20 +29,14 @@ def test_calibration_holds_on_other_data() -> None:
     assert found["abstained_of_unanswerable"] > 0.2  # 0.1 is chance
 
 
-def test_confidence_grows_with_the_margin_and_stays_a_probability() -> None:
-    values = [confidence(m, 0.5, 0.1) for m in (-50, -1, 0, 1, 50)]
-    assert values == sorted(values)
-    assert 0 <= values[0] < values[-1] <= 1
-
-
 @pytest.mark.parametrize("right", [True, False])
 def test_outcomes_that_teach_nothing_are_refused(right: bool) -> None:
     with pytest.raises(ValueError, match="needs right and wrong answers"):
-        calibrate([Outcome(True, 1.0, right)] * 5, 0.9)
+        calibrate([Outcome(True, Signals(1, 2, 3), right)] * 5, 0.9)
 
 
-def test_a_margin_that_says_nothing_is_refused() -> None:
-    wrong_way = [Outcome(True, -5.0, True)] * 50 + [Outcome(True, 5.0, False)] * 50
+def test_a_margin_that_says_the_opposite_is_refused() -> None:
+    wrong_way = [Outcome(True, Signals(-5, 1, 0), True)] * 50 + [Outcome(True, Signals(5, 1, 0), False)] * 50
     with pytest.raises(ValueError, match="not trained"):
         calibrate(wrong_way, 0.9)
 

@@ -61,7 +61,10 @@ def test_best_span_agrees_with_trying_every_span(n: int, seed: int) -> None:
     segments = np.cumsum(rng.random(n) < 0.2)
     near = [(i, j) for i in range(n) for j in range(i, min(n, i + predict.MAX_ANSWER_TOKENS))]
     spans = [(i, j) for i, j in near if allowed[i] and allowed[j] and segments[i] == segments[j]]
-    score, first, last = predict.best_span(start, end, allowed, segments)
+    found = predict.best_spans(start, end, allowed, segments)
+    score, first, last = found[0]
+    assert [s for s, _, _ in found] == sorted((s for s, _, _ in found), reverse=True)
+    assert {(i, j) for _, i, j in found} <= set(spans)
     assert score == pytest.approx(max(float(start[i] + end[j]) for i, j in spans), abs=1e-5)
     assert (first, last) in spans
 

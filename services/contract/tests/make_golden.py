@@ -47,7 +47,7 @@ EXAMPLES: dict[str, Message] = {
         "2026-11-23T00:00:00+00:00",
         {"model.onnx": FILE},
         384,
-        calibration=mf.Calibration(0.6, -1.0, 0.35),
+        calibration=mf.Calibration(0.6, -1.0, 0.35, 0.1, 0.2),
         metrics={"f1": 80.5},
     ),
     "generator_manifest": mf.ModelManifest(

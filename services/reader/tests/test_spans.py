@@ -1,5 +1,4 @@
 import json
-import math
 import re
 from importlib.resources import files
 
@@ -7,13 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quarry_contract.confidence import Signals, confidence
 from quarry_contract.manifests import Calibration
 from quarry_contract.messages import ReadPassage
 
-from quarry_reader.spans import Candidate, answers, best_spans, candidates, confidence, separators
+from quarry_reader.spans import Candidate, answers, best_spans, candidates, separators
 from quarry_reader.windows import Window
 
-CALIBRATION = Calibration(0.5, -0.3, 0.5)
+CALIBRATION = Calibration(0.5, -0.3, 0.5, 0.1, 0.2)
 
 
 @settings(max_examples=200, deadline=None)
@@ -64,8 +64,8 @@ def test_ranking_across_passages_is_by_raw_logit_and_null_is_the_lowest_window_o
     found = candidates(windows, outputs, ["one", "two"], 10, 5)
     spans = answers(found, [ReadPassage("a", "one"), ReadPassage("b", "two")], CALIBRATION, 5)
     assert [s.text for s in spans] == ["two", "one"]
-    assert spans[0].confidence == pytest.approx(confidence(9 - 7, CALIBRATION))
-    assert spans[1].confidence == pytest.approx(confidence(8 - -4, CALIBRATION))
+    assert spans[0].confidence == pytest.approx(confidence(Signals(9 - 7, 9, 9 - 8), CALIBRATION))
+    assert spans[1].confidence == pytest.approx(confidence(Signals(8 - -4, 8, 8 - 9), CALIBRATION))
 
 
 def test_a_passage_found_first_is_believed_by_so_much_more() -> None:
@@ -90,10 +90,3 @@ def test_top_k_cuts_answers_not_evidence() -> None:
     found = [Candidate(i, 0, 2, 10 - i, 0) for i in range(8)]
     spans = answers(found, passages, CALIBRATION, 2)
     assert [len(s.evidence) for s in spans] == [2, 2]
-
-
-@given(st.floats(-1e6, 1e6))
-def test_confidence_is_a_probability_for_any_margin(margin: float) -> None:
-    value = confidence(margin, CALIBRATION)
-    assert 0 <= value <= 1
-    assert not math.isnan(value)

@@ -1,6 +1,6 @@
-"""Turn the reader's margin over its no-answer logit into a probability, and find the threshold to abstain below.
+"""Turn a span's signals (quarry_contract.confidence) into a probability, and find the threshold to abstain below.
 
-Platt scaling (Platt 1999) on questions asked as they will be in service: over the most similar passages, not the gold one alone.
+Logistic regression, as Platt (1999) of the margin alone, on questions asked as they will be in service: over the most similar passages, not the gold one alone.
 The threshold answers a share of the answerable questions (--min-answered), or keeps a share wrong among the answered (--max-wrong).
 With --check, an exported reader's calibration is measured on a file it never saw.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from quarry_contract.confidence import Signals, confidence
 from quarry_contract.manifests import MODEL_MANIFEST, Calibration, ManifestError, ModelManifest, read_manifest, verify_files
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -24,8 +25,8 @@ from .bootstrap import interval
 from .features import load_tokenizer
 from .metrics import METRICS, clopper_pearson, measured
 from .plots import reliability_diagram, risk_coverage_diagram
-from .predict import Logits, Prediction, best_answer, onnx_logits, predict, torch_logits
-from .results import Table
+from .predict import Logits, Prediction, best_answer, onnx_logits, predict, signals_of, torch_logits
+from .results import Array, Table
 from .risk import threshold_for
 from .squad import Example
 
@@ -39,7 +40,7 @@ class Outcome:
     """The best answer of one question over its passages. `right` is False for every answer to an unanswerable question."""
 
     answerable: bool
-    margin: float
+    signals: Signals
     right: bool
 
 
@@ -86,40 +87,42 @@ def asked(logits: Logits, tokenizer: Any, books: Sequence[Sequence[Example]]) ->
 def _outcome(predictions: Sequence[Prediction]) -> Outcome:
     best = best_answer(predictions)
     gold = [text for text, _ in best.example.answers]
-    return Outcome(bool(gold), best.score - best.null_score, bool(gold) and scoring.f1(best.text, gold) >= RIGHT_F1)
+    return Outcome(bool(gold), signals_of(best, predictions), bool(gold) and scoring.f1(best.text, gold) >= RIGHT_F1)
 
 
 def calibrate(found: Sequence[Outcome], min_answered: float, max_wrong: float | None = None) -> Calibration:
     """Fit confidence, then take the highest threshold that still answers `min_answered` of the answerable questions.
 
-    With `max_wrong`, take instead the lowest threshold at which at most that share of the answered is wrong (risk.py says with what certainty;
-    it rests on the order of the margins alone, so fitting the confidence on the same questions does not weaken it).
+    With `max_wrong`, take instead the lowest threshold at which at most that share of the answered is wrong. risk.py says with what certainty,
+    for an order fixed before; three weights fitted on the same questions bend the order a little.
 
     Raises:
         ValueError: the questions cannot teach a confidence, or the share wrong cannot be promised.
     """
-    margins = np.array([[o.margin] for o in found])
+    table = np.array([o.signals for o in found])
     right = np.array([o.right for o in found])
     if right.all() or not right.any():
         raise ValueError("calibration needs right and wrong answers on the held-out questions: give it more of them, some unanswerable")
-    fitted = LogisticRegression(C=1e3).fit(margins, right)
-    slope, bias = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-    if slope <= 0:
+    if np.cov(table[:, 0], right)[0, 1] <= 0:
         raise ValueError("the reader's margin does not tell right from wrong answers on the held-out questions: it is not trained")
+    fitted = _fitted(table, right)
+    sure = np.array([confidence(o.signals, fitted) for o in found])
     if max_wrong is not None:
-        return Calibration(slope, bias, threshold_for(np.array([confidence(o.margin, slope, bias) for o in found]), right.astype(float), max_wrong))
-    answerable = [confidence(o.margin, slope, bias) for o in found if o.answerable]
-    return Calibration(slope, bias, float(np.quantile(answerable, 1 - min_answered)))
+        return replace(fitted, threshold=threshold_for(sure, right.astype(float), max_wrong))
+    return replace(fitted, threshold=float(np.quantile(sure[[o.answerable for o in found]], 1 - min_answered)))
 
 
-def confidence(margin: float, slope: float, bias: float) -> float:
-    """sigmoid(slope * margin + bias)."""
-    return float(1 / (1 + np.exp(-(slope * margin + bias))))
+def _fitted(table: Array, right: Array) -> Calibration:
+    """Logistic regression on the signals, `table` (questions, 3), each in units of its own spread, so that the penalty weighs them alike."""
+    spread = table.std(axis=0) + 1e-9
+    fitted = LogisticRegression().fit(table / spread, right)
+    slope, score, lead = map(float, fitted.coef_[0] / spread)
+    return Calibration(slope, float(fitted.intercept_[0]), 0.0, score, lead)
 
 
 def table_of(found: Sequence[Outcome], calibration: Calibration) -> Table:
     """The outcomes as the columns that metrics.py reads."""
-    sure = np.array([confidence(o.margin, calibration.slope, calibration.bias) for o in found])
+    sure = np.array([confidence(o.signals, calibration) for o in found])
     flags = {"right": [o.right for o in found], "answerable": [o.answerable for o in found], "answered": sure >= calibration.threshold}
     return {"confidence": sure} | {name: np.array(values, float) for name, values in flags.items()}
 

@@ -55,7 +55,8 @@ def readme(manifest: ModelManifest) -> str:
     metrics = "\n".join(f"- {name}: {value:.4g}" for name, value in sorted(manifest.metrics.items())) or "- none recorded"
     confidence = ""
     if c := manifest.calibration:
-        confidence = f"- confidence = sigmoid({c.slope:.4g} x margin + {c.bias:.4g}); under {c.threshold:.4g} the reader abstains\n"
+        weighed = f"{c.slope:.4g} x margin + {c.score:.4g} x score + {c.lead:.4g} x lead + {c.bias:.4g}"
+        confidence = f"- confidence = sigmoid({weighed}); under {c.threshold:.4g} the reader abstains\n"
     return (
         f"# {manifest.name}\n\n{TASKS[manifest.kind]}\n\n## Files\n\n{files}\n"
         "- `model.json`: the manifest: digests of the files above, limits, calibration; written last, so that its presence means a whole artefact\n"

@@ -7,19 +7,20 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from quarry_contract.confidence import confidence
 from quarry_contract.manifests import MODEL_MANIFEST, Calibration, ManifestError, ModelManifest, read_manifest, verify_files
 from tqdm import tqdm
 
 from . import scoring, squad
-from .calibrate import RIGHT_F1, confidence, contexts_of, open_book
+from .calibrate import RIGHT_F1, contexts_of, open_book
 from .evaluate_retriever import retriever_rows
 from .features import load_tokenizer
 from .formats import artefact_digest
-from .predict import Array, Logits, Prediction, best_answer, onnx_logits, predict
+from .predict import Array, Logits, Prediction, best_answer, onnx_logits, predict, signals_of
 from .results import Evaluation, Row, document_of, key_of, write_rows
 from .slices import dates, slices_of
 from .squad import Example
@@ -72,9 +73,9 @@ def _reader_rows(artefact: Path, manifest: ModelManifest, questions: QuestionSet
     rows = []
     for example, book, slices in zip(tqdm(examples, desc="questions", mininterval=2), books, questions.slices, strict=True):
         reading.tokens, began = 0, time.perf_counter()
-        best = best_answer(predict(reading, tokenizer, book))
+        predictions = predict(reading, tokenizer, book)
         milliseconds = 1000 * (time.perf_counter() - began)
-        values = _values(example, best, manifest.calibration)
+        values = _values(example, predictions, manifest.calibration)
         if passages > 1 and example.answers:
             values["reciprocal_rank"] = next((1 / (i + 1) for i, e in enumerate(book) if e.context == example.context), 0.0)
         rows.append(Row(key_of(example), example.id, document_of(example), bool(example.answers), values, reading.tokens, milliseconds, slices))
@@ -93,10 +94,11 @@ class _Counted:
         return self._logits(ids, mask, types)
 
 
-def _values(example: Example, best: Prediction, calibration: Calibration) -> dict[str, float]:
+def _values(example: Example, predictions: Sequence[Prediction], calibration: Calibration) -> dict[str, float]:
     """Of the answer or abstention: exact_match, f1. Of the best span, stood by or not: span_exact_match, span_f1, right."""
     gold = [text for text, _ in example.answers]
-    sure = confidence(best.score - best.null_score, calibration.slope, calibration.bias)
+    best = best_answer(predictions)
+    sure = confidence(signals_of(best, predictions), calibration)
     answered = sure >= calibration.threshold
     said = best.text if answered else ""
     span_f1 = scoring.f1(best.text, gold)

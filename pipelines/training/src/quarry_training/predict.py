@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from quarry_contract.confidence import FoundSpan, Signals, signals
 from tokenizers import Encoding, Tokenizer
 
 from .features import encode_pair
 from .squad import Example
 
 MAX_ANSWER_TOKENS = 48
+SPANS_PER_WINDOW = 5  # as the reader service takes them
 RANK_WEIGHT = 0.3  # as in the gateway's extractive.yaml; chosen on the sample corpus's dev split
 _BREAKS = re.compile(r"\n\n| \| ")
 _CELLS = " | "
@@ -69,6 +71,7 @@ class Prediction:
     end: int
     score: float
     null_score: float
+    spans: tuple[FoundSpan, ...] = ()  # of the context, this one first, none overlapping
 
 
 def predict(logits: Logits, tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Prediction]:
@@ -76,8 +79,8 @@ def predict(logits: Logits, tokenizer: Tokenizer, examples: Sequence[Example]) -
     windows: list[tuple[int, Encoding]] = []
     for i, example in enumerate(examples):
         windows += [(i, w) for w in encode_pair(tokenizer, example)]
-    best: dict[int, tuple[float, int, int]] = {}
-    null: dict[int, float] = {}
+    found: list[list[tuple[float, int, int]]] = [[] for _ in examples]
+    null = [np.inf] * len(examples)
     breaks = [separators(e.context) for e in examples]
     for batch in _by_length(windows):
         starts, ends = _run(logits, [w for _, w in batch])
@@ -85,11 +88,30 @@ def predict(logits: Logits, tokenizer: Tokenizer, examples: Sequence[Example]) -
             n = len(window.ids)
             allowed = np.array([s == 1 for s in window.sequence_ids])
             segments = np.searchsorted(breaks[i], [a for a, _ in window.offsets], side="right")
-            score, first, last = best_span(starts[row, :n], ends[row, :n], allowed, segments)
-            null[i] = min(null.get(i, np.inf), float(starts[row, 0] + ends[row, 0]))
-            if i not in best or score > best[i][0]:
-                best[i] = (score, window.offsets[first][0], window.offsets[last][1])
-    return [Prediction(e, e.context[best[i][1] : best[i][2]], best[i][1], best[i][2], best[i][0], null[i]) for i, e in enumerate(examples)]
+            null[i] = min(null[i], float(starts[row, 0] + ends[row, 0]))
+            spans = best_spans(starts[row, :n], ends[row, :n], allowed, segments)
+            found[i] += [(score, window.offsets[first][0], window.offsets[last][1]) for score, first, last in spans]
+    return [_prediction(e, _apart(spans), n) for e, spans, n in zip(examples, found, null, strict=True)]
+
+
+def _apart(spans: Sequence[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
+    """(score, start, end), the best first, without those that overlap a better one."""
+    kept: list[tuple[float, int, int]] = []
+    for score, start, end in sorted(spans, key=lambda s: (-s[0], s[1], s[2])):
+        if all(end <= a or b <= start for _, a, b in kept):
+            kept.append((score, start, end))
+    return kept
+
+
+def _prediction(example: Example, spans: Sequence[tuple[float, int, int]], null: float) -> Prediction:
+    found = tuple(FoundSpan(example.context[a:b], score, null) for score, a, b in spans)
+    _, start, end = spans[0]
+    return Prediction(example, found[0].text, start, end, found[0].score, null, found)
+
+
+def signals_of(best: Prediction, predictions: Sequence[Prediction]) -> Signals:
+    """What the confidence in the best of one question's predictions is made of."""
+    return signals(best.spans[0], sorted((s for p in predictions for s in p.spans), key=lambda s: -s.score))
 
 
 def best_answer(predictions: Sequence[Prediction]) -> Prediction:
@@ -109,10 +131,10 @@ def separators(text: str) -> list[int]:
     return sorted(found)
 
 
-def best_span(start: Array, end: Array, allowed: Array, segments: Array) -> tuple[float, int, int]:
-    """(score, first, last) maximising start[first] + end[last], first <= last < first + MAX_ANSWER_TOKENS, both allowed, in one segment.
+def best_spans(start: Array, end: Array, allowed: Array, segments: Array) -> list[tuple[float, int, int]]:
+    """The best (start[first] + end[last], first, last), first <= last < first + MAX_ANSWER_TOKENS, both allowed, in one segment; best first.
 
-    `segments` (tokens,) numbers the stretches of text between separators, in rising order.
+    At most SPANS_PER_WINDOW, one for each first token. `segments` (tokens,) numbers the stretches of text between separators, in rising order.
     """
     n = len(start)
     start = np.where(allowed, start, -1e9)
@@ -121,8 +143,8 @@ def best_span(start: Array, end: Array, allowed: Array, segments: Array) -> tupl
     same = np.lib.stride_tricks.sliding_window_view(numbers, MAX_ANSWER_TOKENS)[:n] == segments[:, None]
     banded = np.where(same, np.lib.stride_tricks.sliding_window_view(padded, MAX_ANSWER_TOKENS)[:n], -1e9)
     totals = start + banded.max(axis=1)
-    first = int(totals.argmax())
-    return float(totals[first]), first, first + int(banded[first].argmax())
+    firsts = [int(i) for i in np.argsort(-totals, kind="stable")[:SPANS_PER_WINDOW]]
+    return [(float(totals[i]), i, i + int(banded[i].argmax())) for i in firsts if allowed[i] or i == firsts[0]]
 
 
 def _by_length(windows: Sequence[tuple[int, Encoding]]) -> Iterator[list[tuple[int, Encoding]]]:

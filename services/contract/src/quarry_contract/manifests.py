@@ -30,14 +30,16 @@ class FileDigest(Message):
 
 @dataclass(frozen=True)
 class Calibration(Message):
-    """confidence = sigmoid(slope * (score - null_score) + bias), scores being raw logits (Platt 1999; slope = 1 / temperature).
+    """Weights of a span's signals (confidence.py), fitted on held-out questions: confidence = sigmoid(weights . signals + bias).
 
-    Fitted on held-out questions; a best answer with a confidence under `threshold` is an abstention.
+    A best answer with a confidence under `threshold` is an abstention. With `slope` alone this is Platt scaling of the margin (Platt 1999).
     """
 
-    slope: float
+    slope: float  # of the margin over the null score
     bias: float
     threshold: float
+    score: float = 0.0
+    lead: float = 0.0
 
 
 @dataclass(frozen=True)

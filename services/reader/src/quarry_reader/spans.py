@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from quarry_contract.confidence import FoundSpan, confidence, signals
 from quarry_contract.manifests import Calibration
 from quarry_contract.messages import Evidence, ReadPassage, Span
 from quarry_runtime.session import Array
@@ -83,12 +84,6 @@ def best_spans(start: Array, end: Array, segments: Array, max_tokens: int, count
     return [(float(totals[i]), int(i), int(i + banded[i].argmax())) for i in firsts]
 
 
-def confidence(margin: float, calibration: Calibration) -> float:
-    """Calibrated probability that an answer with this margin over the null score is right."""
-    z = calibration.slope * margin + calibration.bias
-    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
-
-
 def normalised(text: str) -> str:
     """The text as SQuAD compares it; when nothing is left of it, the text itself."""
     bare = " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
@@ -107,12 +102,21 @@ def answers(found: Sequence[Candidate], passages: Sequence[ReadPassage], calibra
         if any(c.start < candidate.end and candidate.start < c.end for c in own):
             continue
         own.append(candidate)
-        by_text.setdefault(normalised(passages[candidate.passage].text[candidate.start : candidate.end]), []).append(candidate)
-    return [_span(group, passages, calibration) for group in list(by_text.values())[:top_k]]
+        by_text.setdefault(normalised(_text(candidate, passages)), []).append(candidate)
+    ranked = sorted((_found(c, passages) for group in kept.values() for c in group), key=lambda s: -s.score)
+    return [_span(group, passages, ranked, calibration) for group in list(by_text.values())[:top_k]]
 
 
-def _span(group: Sequence[Candidate], passages: Sequence[ReadPassage], calibration: Calibration) -> Span:
+def _text(candidate: Candidate, passages: Sequence[ReadPassage]) -> str:
+    return passages[candidate.passage].text[candidate.start : candidate.end]
+
+
+def _found(candidate: Candidate, passages: Sequence[ReadPassage]) -> FoundSpan:
+    return FoundSpan(_text(candidate, passages), candidate.score, candidate.null_score)
+
+
+def _span(group: Sequence[Candidate], passages: Sequence[ReadPassage], ranked: Sequence[FoundSpan], calibration: Calibration) -> Span:
     best = group[0]
     evidence = tuple(Evidence(passages[c.passage].passage_id, c.start, c.end) for c in group)
-    sure = confidence(best.score - best.null_score, calibration)
-    return Span(passages[best.passage].text[best.start : best.end], best.score, sure, evidence)
+    sure = confidence(signals(_found(best, passages), ranked), calibration)
+    return Span(_text(best, passages), best.score, sure, evidence)
