@@ -130,6 +130,9 @@ promote: $(SERVING:%=%/.venv/.ready) ## Make an existing release live, without a
 	@test -n "$(RELEASE)" || { echo 'say which: make promote RELEASE=id; there are:'; $(STACK) releases; exit 2; }
 	@$(STACK) promote "$(RELEASE)"
 
+canary: $(SERVING:%=%/.venv/.ready) ## Try a release on a share of the callers: make canary RELEASE=id SHARE=0.1 [MIRROR=0.1]; SHARE=0 ends it, make promote ends it well
+	@$(STACK) canary "$(RELEASE)" "$(SHARE)" "$(or $(MIRROR),0)"
+
 rollback: $(SERVING:%=%/.venv/.ready) ## Make the release live that was live before
 	@$(STACK) rollback
 
@@ -218,5 +221,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote rollback reindex serve envs packages test lint bench bench-ingest examples retriever-gain base-reader lock clean
+.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest examples retriever-gain base-reader lock clean
 .SECONDARY:

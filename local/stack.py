@@ -3,6 +3,7 @@
     stack.py up [NAME...]     start what is not running of mlflow, ingestion and gateway (with the live release); finish a switch that was broken off
     stack.py down [NAME...]   stop all, or these of mlflow, ingestion, retriever, reader, gateway; requests in flight are answered first
     stack.py promote ID       make a release live; a running gateway is switched without a pause
+    stack.py canary ID SHARE MIRROR   have a release answer a share of the callers, and a share of the others' questions for comparison; 0 0 ends it
     stack.py rollback         make the release live that was live before
     stack.py follow           wait until the running retriever answers from all that was ingested so far
     stack.py status | releases
@@ -147,18 +148,28 @@ def serve(identity: str) -> None:
         SystemExit: the release cannot be served; what served before still does.
     """
     manifest = check_release(HOME, identity)
-    before, old = serving(), table_now()
+    before = serving()
     retire(identity, before)  # what a switch that was broken off has left: at most two pairs at once
+    route_to(manifest, lambda route: RoutingTable(identity, {identity: route}), undo=before not in (None, identity))
+
+
+def route_to(manifest: ReleaseManifest, table_with: Callable[[Route], RoutingTable], undo: bool) -> None:
+    """Start a release's services and have the gateway follow the table with their route.
+
+    Raises:
+        SystemExit: they do not get ready, or the gateway refuses; with `undo`, the table and what runs are as before.
+    """
+    old = table_now()
     services = [model_service(kind, manifest) for kind in ("retriever", "reader")]
     new = [service.name for service in services if running(service.name) is None]
     try:
         ensure(services)
-        table = RoutingTable(identity, {identity: Route(str(release_path(HOME, identity)), services[0].url, services[1].url)})
+        table = table_with(Route(str(release_path(HOME, manifest.release_id)), services[0].url, services[1].url))
         write_manifest(TABLE, table)
         ensure([ingestion(), gateway()])
         wait_followed(table)
     except SystemExit:
-        if before not in (None, identity):
+        if undo:
             if old is not None:
                 write_manifest(TABLE, old)
             stop(found for name in new if (found := running(name)))
@@ -179,7 +190,7 @@ def wait_followed(table: RoutingTable) -> None:
                 return
             reason = state["refused"] or reason
         time.sleep(0.1)
-    sys.exit(f"the gateway did not switch to release {table.live}: {reason}")
+    sys.exit(f"the gateway does not serve release {table.candidate or table.live}: {reason}")
 
 
 def retire(*keep: str | None) -> None:
@@ -227,6 +238,36 @@ def promote(names: list[str]) -> None:
     if len(names) != 1:
         sys.exit("say which release: make promote RELEASE=id; `stack.py releases` lists them")
     go_live("promote", names[0])
+
+
+def canary(names: list[str]) -> None:
+    """Try a release beside the live one, or end that.
+
+    Raises:
+        SystemExit: nothing is served, or the release cannot be; the live one goes on alone.
+    """
+    try:
+        identity, share, mirror = names[0], float(names[1]), float(names[2])
+        if not (0 <= share <= 1 and 0 <= mirror <= 1):
+            raise ValueError(names)
+    except (IndexError, ValueError):
+        sys.exit("say which release, for what share: make canary RELEASE=id SHARE=0.1 [MIRROR=0.1]; shares are from 0 to 1, and SHARE=0 ends it")
+    table = table_now()
+    if table is None or serving() != table.live:
+        sys.exit("no release is served: `make up` first")
+    if identity == table.live:
+        sys.exit(f"release {identity} is the live one: there is nothing to try")
+    manifest, routes = check_release(HOME, identity), {table.live: table.releases[table.live]}
+    retire(table.live, table.candidate, identity)
+    if share or mirror:
+        route_to(manifest, lambda route: RoutingTable(table.live, routes | {identity: route}, identity, share, mirror), undo=True)
+        print(f"release {identity} answers {share:.0%} of the callers; {mirror:.0%} of the others' questions are put to it too")
+        retire(table.live, identity)
+    else:
+        write_manifest(TABLE, alone_again := RoutingTable(table.live, routes))
+        wait_followed(alone_again)
+        retire(table.live)
+        print(f"release {table.live} answers everyone")
 
 
 def rollback(_: list[str]) -> None:
@@ -314,7 +355,7 @@ def part(names: list[str]) -> None:
         print(manifest.reader if name == "reader" else manifest.retriever)
 
 
-CHANGING: dict[str, Callable[[list[str]], None]] = {"up": up, "down": down, "promote": promote, "rollback": rollback}
+CHANGING: dict[str, Callable[[list[str]], None]] = {"up": up, "down": down, "promote": promote, "canary": canary, "rollback": rollback}
 ASKING: dict[str, Callable[[list[str]], None]] = {"follow": follow, "status": status, "releases": releases, "url": address, "live": part}
 NAMES = {"up": {"mlflow", "gateway"}, "down": set(PORTS), "url": set(PORTS), "live": {"reader", "retriever", "retriever-dir"}}
 

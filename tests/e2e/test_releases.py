@@ -129,6 +129,31 @@ def test_every_answer_is_wholly_of_one_release_during_three_switches_and_a_rollb
     assert machine.stack("live", "retriever").stdout.strip() == "models:/retriever/1"
 
 
+def test_a_candidate_answers_its_share_and_ends_by_promotion_or_without(machine: Machine) -> None:
+    a, b, c = (machine.ids[x] for x in "abc")
+    done = machine.make("canary", f"RELEASE={a}", "SHARE=1")
+    assert done.returncode == 0, done.stderr
+    assert f"release {a} answers 100% of the callers" in done.stdout
+    assert {header for header, _ in (machine.ask(q) for q in QUESTIONS)} == {a}
+    assert (machine.live(), machine.running()) == (b, ["gateway", "ingestion", "reader", "reader", "retriever", "retriever"])
+    assert "did not get ready" in machine.stack("canary", machine.ids["broken"], "1", "0", check=False).stderr
+    assert {header for header, _ in (machine.ask(q) for q in QUESTIONS)} == {a}
+    machine.stack("canary", c, "0", "1")
+    assert {header for header, _ in (machine.ask(q) for q in QUESTIONS)} == {b}
+    assert len(machine.running()) == 6
+    assert f"release {b} answers everyone" in machine.make("canary", f"RELEASE={c}", "SHARE=0").stdout
+    assert machine.running() == ["gateway", "ingestion", "reader", "retriever"]
+    machine.stack("canary", c, "0.5", "0")
+    machine.stack("promote", c)
+    assert (machine.live(), machine.running()) == (c, ["gateway", "ingestion", "reader", "retriever"])
+    machine.stack("rollback")
+    assert machine.live() == b
+    for wrong in ([b, "0.1", "0"], ["nope", "0.1", "0"], [a, "2", "0"], [a], []):
+        refused = machine.stack("canary", *wrong, check=False)
+        assert refused.returncode != 0
+        assert "Traceback" not in refused.stderr
+
+
 def test_a_release_that_cannot_be_served_changes_nothing(machine: Machine) -> None:
     done = machine.stack("promote", machine.ids["broken"], check=False)
     assert done.returncode != 0

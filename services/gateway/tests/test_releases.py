@@ -34,10 +34,10 @@ class Two:
     def table(self) -> Path:
         return self.folder / "routes.json"
 
-    def route(self, name: str) -> None:
-        """Make it the live one."""
+    def route(self, name: str, candidate: str | None = None, share: float = 0.0, mirror: float = 0.0) -> None:
+        """Make it the live one, and the other a candidate."""
         routes = {self.ids[n]: Route(f"{n}.json", s.urls["retriever"], s.urls["reader"]) for n, s in self.services.items()}
-        write_manifest(self.table, RoutingTable(self.ids[name], routes))
+        write_manifest(self.table, RoutingTable(self.ids[name], routes, self.ids[candidate] if candidate else None, share, mirror))
 
 
 @pytest.fixture
@@ -130,6 +130,8 @@ def another(two: Two, **custom: str) -> None:
 REFUSALS: dict[str, Callable[[Two], Any]] = {
     "routes.json is not a routing table: the body is not valid JSON": lambda t: t.table.write_text("{"),
     "releases has no route for the live release": lambda t: t.table.write_text('{"live": "x", "releases": {}}'),
+    "candidate must be a release that has a route": lambda t: t.route("a", "a"),
+    "share and mirror must be from 0 to 1": lambda t: t.route("a", "b", share=1.5),
     "must begin with http": lambda t: t.table.write_text('{"live": "x", "releases": {"x": {"release": "a.json", "retriever_url": "", "reader_url": ""}}}'),
     "routes.json cannot be read": lambda t: t.table.unlink(),
     "its content is another: it was changed": edited,
@@ -187,7 +189,7 @@ def test_a_process_follows_the_table_and_outlives_sighup(two: Two, release: Path
             while client.get("/v1/releases").json()["live"] != two.ids["b"]:
                 time.sleep(0.05)
             assert client.post("/v1/answers", json={"question": "What is the rest?"}).json()["release_id"] == two.ids["b"]
-            assert f'quarry_gateway_release_info{{release="{two.ids["b"]}"}} 1.0' in client.get("/metrics").text
+            assert f'quarry_gateway_release_info{{release="{two.ids["b"]}",role="live"}} 1.0' in client.get("/metrics").text
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=20)
         assert process.returncode == 0

@@ -148,21 +148,28 @@ class Route(Message):
 
 @dataclass(frozen=True)
 class RoutingTable(Message):
-    """`routes.json`: the live release by id, and the routes of the releases that run."""
+    """`routes.json`: the live release by id, the routes of the releases that run, and what part another of them has as a candidate."""
 
     live: str
     releases: dict[str, Route]
+    candidate: str | None = None
+    share: float = 0.0  # of the callers, whom the candidate answers
+    mirror: float = 0.0  # of the live release's questions, put to the candidate too, to compare
 
     @classmethod
     def from_dict(cls, data: Any) -> "RoutingTable":
         """Decode and check.
 
         Raises:
-            QuarryError: `invalid_request`; the live release has no route, or a URL is not one.
+            QuarryError: `invalid_request`; the live release or the candidate has no route, a URL is not one, or a share is not one.
         """
         table = decode(cls, data)
         if table.live not in table.releases:
             raise invalid("releases has no route for the live release")
+        if table.candidate is not None and (table.candidate == table.live or table.candidate not in table.releases):
+            raise invalid("candidate must be a release that has a route and is not the live one")
+        if not (0 <= table.share <= 1 and 0 <= table.mirror <= 1):
+            raise invalid("share and mirror must be from 0 to 1")
         for name, route in table.releases.items():
             if not all(url.startswith(("http://", "https://")) for url in (route.retriever_url, route.reader_url)):
                 raise invalid(f"the URLs of {name} must begin with http:// or https://")

@@ -22,6 +22,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import changes, openapi
+from .auth import claimed
 from .draining import DrainingProtocol, Server
 from .keys import KeysError
 from .routes import elapsed_ms, open_router, problem, request_id, router
@@ -30,6 +31,7 @@ from .settings import Settings
 from .telemetry import Metrics, configure_logging, log
 
 TITLE = "Quarry"
+ANSWERS = "/v1/answers"
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -98,7 +100,7 @@ class Observed:
         request = Request(scope, receive)
         request.state.began = time.monotonic()
         identity = request_id(request)
-        release = request.state.release = self._releases.hold() if scope["path"].startswith("/v1/") else None
+        release = request.state.release = self._releases.hold(_caller(request)) if scope["path"].startswith("/v1/") else None
         added = {HEADER_REQUEST_ID: identity} | ({HEADER_RELEASE: release.manifest.release_id} if release else {})
         status = 500
 
@@ -128,11 +130,20 @@ class Observed:
         outcome = getattr(request.state, "outcome", "ok" if status < 400 else "cancelled" if status == 499 else "internal")
         self._metrics.requests.labels(route, outcome).inc()
         self._metrics.seconds.labels(route).observe(elapsed_ms(request) / 1000)
+        if route == ANSWERS and (release := request.state.release) is not None:
+            self._metrics.answered.labels(release.manifest.release_id, outcome).inc()
+            self._metrics.release_seconds.labels(release.manifest.release_id).observe(elapsed_ms(request) / 1000)
         call = getattr(request.state, "call", None)
         hops = {f"quarry.{name}_ms": round(1000 * seconds, 1) for name, seconds in (call.hops if call else {}).items()}
         asked = {"http.request.method": request.method, "http.route": route, "http.request.id": identity}
         replied = {"http.response.status_code": status, "event.outcome": outcome, "event.duration_ms": round(elapsed_ms(request), 1)}
         log.info("request", extra={"fields": {**asked, **replied, **hops}})
+
+
+def _caller(request: Request) -> str:
+    """Tells callers apart, for the choice of release alone: by the subject their token claims, else by where they come from."""
+    forwarded = request.headers.get("x-forwarded-for", "").partition(",")[0].strip()
+    return claimed(request.headers.get("authorization", "")) or forwarded or (request.client.host if request.client else "")
 
 
 async def _quarry_error(request: Request, error: Exception) -> Response:

@@ -2,9 +2,13 @@
 
 A new release serves only after both of its services said that they are ready and are the release's own. Requests keep the
 release they began with for all their hops; its connections are closed after the last of them.
+
+A share of the callers may be answered by a second release, the candidate (a canary): always the same callers, and with a
+larger share those and more.
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,11 +56,14 @@ class ServedRelease:
 
 
 class Releases:
-    """Follows the routing table: `live` is the release new requests begin with, `draining` are those that still have some in hand."""
+    """Follows the routing table: requests begin with `live`, or with `candidate`; `draining` are releases that still have some in hand."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         """Raises ManifestError when the table, or the live release's manifest, cannot be used."""
         self.live: ServedRelease | None = None
+        self.candidate: ServedRelease | None = None
+        self.share = 0.0
+        self.mirror = 0.0
         self.draining: list[ServedRelease] = []
         self.routing: str | None = None  # digest of the table last followed or refused
         self.refused: str | None = None  # why the table cannot be followed now
@@ -66,7 +73,8 @@ class Releases:
         self._look = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
-        self._open(self._table())
+        table = self._table()
+        self._open(table, table.live)
 
     async def start(self) -> None:
         """Try once, then go on watching."""
@@ -78,11 +86,14 @@ class Releases:
         """Read the table now, changed or not (SIGHUP)."""
         self._look.set()
 
-    def hold(self) -> ServedRelease | None:
-        """The live release, for one request; give it back by `let_go`."""
-        if self.live is not None:
-            self.live.requests += 1
-        return self.live
+    def hold(self, caller: str) -> ServedRelease | None:
+        """The release for one request of this caller; give it back by `let_go`."""
+        chosen = self.live
+        if self.candidate is not None and place_of(caller, self.candidate.manifest.release_id) < self.share:
+            chosen = self.candidate
+        if chosen is not None:
+            chosen.requests += 1
+        return chosen
 
     def let_go(self, release: ServedRelease) -> None:
         """The request is over."""
@@ -94,7 +105,7 @@ class Releases:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
-        open_now = [*self.draining, *([self.live] if self.live else [])]
+        open_now = [*self.draining, *filter(None, (self.live, self.candidate))]
         await asyncio.gather(*self._closing, *(release.close() for release in open_now))
 
     async def _watch(self) -> None:
@@ -122,12 +133,11 @@ class Releases:
         return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
     async def _follow(self) -> None:
-        """Make the table's live release the one that serves; when that cannot be, say why and go on with the old one."""
+        """Serve what the table says; when that cannot be, say why and go on as before, though never with a candidate it does not name."""
         table = None
         try:
             table = self._table()
-            if self.live is None or self.live.route != table.releases[table.live]:
-                await self._switch(table)
+            await self._switch(table)
             reason = None
         except ManifestError as error:
             reason = str(error)
@@ -140,15 +150,38 @@ class Releases:
         self.routing, self.refused = table.digest if table else None, reason
 
     async def _switch(self, table: RoutingTable) -> None:
-        candidate = self._open(table)
-        if reasons := await candidate.unfit():
-            await candidate.close()
-            raise ManifestError(f"release {table.live} is not served: not ready: {', '.join(reasons)}")
-        old, self.live = self.live, candidate
+        live = await self._fit(table, table.live)
+        candidate = self.candidate if self.candidate is not None and self._routed(self.candidate, table, table.candidate) else None
+        self._serve(live, candidate, table)
+        if table.candidate is not None and candidate is None:
+            self._serve(live, await self._fit(table, table.candidate), table)
+
+    async def _fit(self, table: RoutingTable, identity: str) -> ServedRelease:
+        """The release with this id, as it is served now or opened anew; its services have said that they are its own."""
+        for known in (self.live, self.candidate):
+            if known is not None and self._routed(known, table, identity):
+                return known
+        opened = self._open(table, identity)
+        if reasons := await opened.unfit():
+            await opened.close()
+            raise ManifestError(f"release {identity} is not served: not ready: {', '.join(reasons)}")
+        return opened
+
+    def _routed(self, release: ServedRelease, table: RoutingTable, identity: str | None) -> bool:
+        return release.manifest.release_id == identity and release.route == table.releases[identity]
+
+    def _serve(self, live: ServedRelease, candidate: ServedRelease | None, table: RoutingTable) -> None:
+        """From the next request on."""
+        before = {release for release in (self.live, self.candidate) if release is not None}
+        if (self.live, self.candidate) != (live, candidate):
+            log.info("releases are served", extra={"fields": self._fields(live) | {"quarry.candidate": candidate.manifest.release_id if candidate else "none"}})
+        self.live, self.candidate = live, candidate
+        self.share, self.mirror = (table.share, table.mirror) if candidate else (0.0, 0.0)
         self._metrics.release.clear()
-        self._metrics.release.labels(table.live).set(1)
-        log.info("release is live", extra={"fields": self._fields(candidate)})
-        if old is not None:
+        self._metrics.release.labels(live.manifest.release_id, "live").set(1)
+        if candidate is not None:
+            self._metrics.release.labels(candidate.manifest.release_id, "candidate").set(1)
+        for old in before - {live, candidate}:
             self.draining.append(old)
             self._close_if_over(old)
 
@@ -169,10 +202,15 @@ class Releases:
     def _fields(self, release: ServedRelease | None) -> dict[str, str]:
         return {"quarry.release": release.manifest.release_id if release else "none"}
 
-    def _open(self, table: RoutingTable) -> ServedRelease:
-        route = table.releases[table.live]
+    def _open(self, table: RoutingTable, identity: str) -> ServedRelease:
+        route = table.releases[identity]
         folder = self._settings.routes.parent if self._settings.routes is not None else Path()
         manifest = read_release(folder / route.release)
-        if manifest.release_id != table.live:
-            raise ManifestError(f"{route.release} is release {manifest.release_id}, not {table.live}")
+        if manifest.release_id != identity:
+            raise ManifestError(f"{route.release} is release {manifest.release_id}, not {identity}")
         return ServedRelease(manifest, route, self._metrics.hop)
+
+
+def place_of(caller: str, candidate: str) -> float:
+    """Where a caller stands between 0 and 1, anew for each candidate, so that it is not always the same who try what is new."""
+    return int.from_bytes(hashlib.sha256(f"{candidate}\n{caller}".encode(errors="surrogateescape")).digest()[:6]) / 2**48

@@ -16,6 +16,7 @@ from quarry_contract.messages import (
     HEADER_DEADLINE_MS,
     HEADER_REQUEST_ID,
     AnswerRequest,
+    AnswerResponse,
     SearchQuery,
     TextRange,
 )
@@ -144,7 +145,16 @@ async def answers(request: Request, caller: Known) -> Response:
     """
     call = call_of(request, caller)
     asked = AnswerRequest.from_dict(await body_of(request, call))
-    return reply((await gateway(request).answer(asked, call)).to_dict())
+    served = gateway(request)
+    response = await served.answer(asked, call)
+    if served.mirror.wants(release_of(request)):
+        seconds = served.settings.deadline_ms / 1000
+
+        async def again(candidate: ServedRelease) -> AnswerResponse:
+            return await served.answer_quietly(asked, served.call(candidate, time.monotonic() + seconds, call.request_id, caller))
+
+        served.mirror.put(response, elapsed_ms(request) / 1000, again)
+    return reply(response.to_dict())
 
 
 @router.post("/v1/search", **described("search"))
@@ -190,11 +200,12 @@ async def current_release(request: Request, _: Known) -> Response:
 
 @router.get("/v1/releases", **described("releases"))
 async def all_releases(request: Request, _: Known) -> Response:
-    """What is live, what still finishes requests, and whether the routing table is followed."""
+    """What is live, what is tried beside it, what still finishes requests, and whether the routing table is followed."""
     releases = gateway(request).releases
-    live = releases.live.manifest.release_id if releases.live else None
+    live, candidate = (release.manifest.release_id if release else None for release in (releases.live, releases.candidate))
     draining = [release.manifest.release_id for release in releases.draining]
-    state = {"live": live, "draining": draining, "routing": releases.routing, "refused": releases.refused}
+    tried = {"candidate": candidate, "share": releases.share, "mirror": releases.mirror}
+    state = {"live": live, **tried, "draining": draining, "routing": releases.routing, "refused": releases.refused}
     return reply({**state, "request_id": request_id(request)})
 
 

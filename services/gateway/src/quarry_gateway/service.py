@@ -14,6 +14,7 @@ from .answers import EvidenceGone, EvidenceMismatch, Findings
 from .auth import Authenticator, Caller
 from .components import to_passage
 from .ingestion import Ingestion
+from .mirror import Mirror
 from .releases import Releases, ServedRelease
 from .settings import Settings
 from .telemetry import Metrics, log
@@ -35,6 +36,7 @@ class Gateway:
         self.metrics = metrics
         self.authenticator = Authenticator(settings.auth, metrics)
         self.releases = Releases(settings, metrics)
+        self.mirror = Mirror(self.releases, metrics)
         self.pipeline = load_pipeline(settings.pipeline)
         self.ingestion = Ingestion(settings.ingestion_url, metrics.hop) if settings.ingestion_url else None
         self.stopping = False
@@ -47,6 +49,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Close all connections."""
+        await self.mirror.close()
         await self.releases.close()
         if self.authenticator.keys is not None:
             await self.authenticator.keys.close()
@@ -58,6 +61,16 @@ class Gateway:
         return Call(release.manifest, release.retriever, release.reader, deadline, request_id, caller.principals)
 
     async def answer(self, request: AnswerRequest, call: Call) -> AnswerResponse:
+        """Answer, verified, and count what is missing from the reply. Raises as `answer_quietly`."""
+        response = await self.answer_quietly(request, call)
+        for what in response.degraded:
+            self.metrics.degraded.labels(what).inc()
+        if response.reason is not None:
+            self.metrics.abstained.labels(response.reason).inc()
+            self.metrics.release_abstained.labels(response.release_id).inc()
+        return response
+
+    async def answer_quietly(self, request: AnswerRequest, call: Call) -> AnswerResponse:
         """Answer, verified. When a cited document changes between search and verification, the whole question is asked again.
 
         Raises:
@@ -68,15 +81,9 @@ class Gateway:
             raise QuarryError(ErrorCode.NOT_IMPLEMENTED, 'this release answers with mode "extractive" and stream false only')
         for _ in range(TRIES):
             try:
-                response = await self._answer_once(request, call)
+                return await self._answer_once(request, call)
             except EvidenceGone:
                 self.metrics.asked_again.inc()
-                continue
-            for what in response.degraded:
-                self.metrics.degraded.labels(what).inc()
-            if response.reason is not None:
-                self.metrics.abstained.labels(response.reason).inc()
-            return response
         raise QuarryError(ErrorCode.NOT_READY, "documents changed while they were read: ask again", retry_after_sec=1)
 
     async def _answer_once(self, request: AnswerRequest, call: Call) -> AnswerResponse:

@@ -25,7 +25,12 @@ class Metrics:
         self.mismatch = Counter("quarry_evidence_mismatch_total", "Answers stopped because their evidence did not hold", registry=self.registry)
         self.asked_again = Counter("quarry_asked_again_total", "Questions asked anew because a cited document changed meanwhile", registry=self.registry)
         self.tokens_refused = Counter("quarry_gateway_tokens_refused_total", "Tokens that were not valid, by reason", ["reason"], registry=self.registry)
-        self.release = Gauge("quarry_gateway_release_info", "The live release", ["release"], registry=self.registry)
+        self.release = Gauge("quarry_gateway_release_info", "The releases that answer", ["release", "role"], registry=self.registry)
+        self.answered = Counter("quarry_release_answers_total", "Questions by release and outcome", ["release", "code"], registry=self.registry)
+        self.release_seconds = Histogram("quarry_release_answer_seconds", "Time to answer", ["release"], buckets=BUCKETS, registry=self.registry)
+        self.release_abstained = Counter("quarry_release_abstained_total", "Questions a release did not answer", ["release"], registry=self.registry)
+        self.mirrored = Counter("quarry_mirrored_total", "Questions put to the candidate too, by agreement", ["outcome"], registry=self.registry)
+        self.mirror_seconds = Histogram("quarry_mirrored_seconds", "Time for mirrored questions", ["role"], buckets=BUCKETS, registry=self.registry)
         self.refused = Counter("quarry_gateway_routing_refused_total", "Routing tables, or releases in them, that were not followed", registry=self.registry)
         self.in_flight = Gauge("quarry_gateway_in_flight", "Requests being worked on", registry=self.registry)
 
