@@ -5,6 +5,8 @@ import stack
 from processes import HOME, url
 from quarry_contract.releases import read_release, release_path
 
+import services
+
 QUESTIONS = [
     "Who is the fire safety coordinator for the site?",
     "How many of the induction test questions does a new starter have to get right?",
@@ -20,6 +22,6 @@ if __name__ == "__main__":
         ask.show(question, ask.ask(question))
     release = read_release(release_path(HOME, stack.live()))
     print(f"\nServing release {release.release_id}: {release.reader}, {release.retriever}, index {release.index_generation}.")
-    print(f"Ask your own:    make ask Q=\"...\"   or {url(stack.PORTS['gateway'])}/docs")
-    print(f"Models and runs: {url(stack.PORTS['mlflow'])}")
+    print(f"Ask your own:    make ask Q=\"...\"   or {url(services.PORTS['gateway'])}/docs")
+    print(f"Models and runs: {url(services.PORTS['mlflow'])}")
     print("Stop it all:     make down")
