@@ -1,7 +1,7 @@
 """Turn a span's signals (quarry_contract.confidence) into a probability, and find the threshold to abstain below.
 
 Logistic regression, as Platt (1999) of the margin alone, on questions asked as they will be in service: over the most similar passages, not the gold one alone.
-The threshold answers a share of the answerable questions (--min-answered), or keeps a share wrong among the answered (--max-wrong).
+The threshold answers at least a share of the answerable questions (--min-answered), or keeps a share wrong among the answered (--max-wrong).
 With --check, an exported reader's calibration is measured on a file it never saw.
 """
 
@@ -30,7 +30,7 @@ from .results import Array, Table
 from .risk import threshold_for
 from .squad import Example
 
-MIN_ANSWERED = 0.87  # of the answerable questions, where nothing else decides the threshold
+MIN_ANSWERED = 0.87  # of the answerable questions, at least, where no share wrong decides the threshold
 PASSAGES = 5  # as many as the gateway's extractive.yaml reads
 RIGHT_F1 = 0.5  # an answer that shares at least half its words with a gold one counts as right
 
@@ -91,7 +91,7 @@ def _outcome(predictions: Sequence[Prediction]) -> Outcome:
 
 
 def calibrate(found: Sequence[Outcome], min_answered: float, max_wrong: float | None = None) -> Calibration:
-    """Fit confidence, then take the highest threshold that still answers `min_answered` of the answerable questions.
+    """Fit confidence, then take the threshold with the most right decisions that still answers `min_answered` of the answerable questions.
 
     With `max_wrong`, take instead the lowest threshold at which at most that share of the answered is wrong. risk.py says with what certainty,
     for an order fixed before; three weights fitted on the same questions bend the order a little.
@@ -109,7 +109,15 @@ def calibrate(found: Sequence[Outcome], min_answered: float, max_wrong: float | 
     sure = np.array([confidence(o.signals, fitted) for o in found])
     if max_wrong is not None:
         return replace(fitted, threshold=threshold_for(sure, right.astype(float), max_wrong))
-    return replace(fitted, threshold=float(np.quantile(sure[[o.answerable for o in found]], 1 - min_answered)))
+    return replace(fitted, threshold=_best_threshold(sure, right, np.array([o.answerable for o in found]), min_answered))
+
+
+def _best_threshold(sure: Array, right: Array, answerable: Array, min_answered: float) -> float:
+    """With the most right answers given and unanswerable questions held back; of equals the highest. All arrays are (questions,)."""
+    highest = float(np.quantile(sure[answerable], 1 - min_answered))
+    tried = np.append(sure[sure <= highest], highest)
+    done = [int((right & (sure >= t)).sum() + (~answerable & (sure < t)).sum()) for t in tried]
+    return float(tried[[d == max(done) for d in done]].max())
 
 
 def _fitted(table: Array, right: Array) -> Calibration:
