@@ -192,6 +192,12 @@ bench: services/reader/.venv/.ready ## Ratios against peers and against raw ONNX
 bench-ingest: pipelines/ingestion/.venv/.ready ## A folder of N documents ingested, again unchanged, and with one changed: make bench-ingest [N=10000]
 	@cd pipelines/ingestion && .venv/bin/python bench/unchanged.py $(or $(N),10000)
 
+cluster: ## A kind cluster on a laptop with Docker: images, platform and chart
+	@k8s/cluster.sh
+
+cluster-test: ## Ask the cluster a question and check the answer's evidence
+	@kubectl config use-context kind-quarry >/dev/null && helm test quarry --namespace quarry --logs
+
 examples: pipelines/ingestion/.venv/.ready ## Build the sample corpus's PDF and DOCX files and its questions from their sources
 	@cd examples && $(CURDIR)/pipelines/ingestion/.venv/bin/python build.py
 
@@ -221,5 +227,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest examples retriever-gain base-reader lock clean
+.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest cluster cluster-test examples retriever-gain base-reader lock clean
 .SECONDARY:
