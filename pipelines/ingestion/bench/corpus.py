@@ -25,7 +25,6 @@ DIMENSION = 384
 REPLACED = 0.25  # of a sentence's words
 SECTIONS = 30  # of a document, so that it has about as many passages
 FIELDS, TOPICS = 20, 2000
-QUESTION_WORDS = 9
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,6 @@ class Corpus:
         title = f"Document {number:06} {starts[0][0]}"
         return Document(f"made/{number:06}.txt", sha256(text.encode()).hexdigest(), title, "made", "text/plain", text, (), tuple(starts), {"format": "txt"})
 
-    def question(self, choose: random.Random, passage: str) -> str:
-        """Some words of a passage in their order."""
-        words = passage.split()
-        kept = sorted(choose.sample(range(len(words)), min(QUESTION_WORDS, len(words))))
-        return " ".join(words[at] for at in kept)
-
     def _sentence(self, choose: random.Random, words: Sequence[str]) -> str:
         """One like it."""
         mixed = [choose.choice(self.words) if choose.random() < REPLACED else word for word in words[:-1]]
@@ -78,7 +71,7 @@ def _sections(document: object) -> Iterator[tuple[str, Sequence[Sequence[str]]]]
 
 
 class Vectors:
-    """The vectors of each document's passages, and of questions about them."""
+    """The vectors of each document's passages."""
 
     @cached_property
     def _spread(self) -> Array:
@@ -95,12 +88,11 @@ class Vectors:
         fields = make.normal(size=(FIELDS, DIMENSION))
         return (fields[np.arange(TOPICS) % FIELDS] + make.normal(size=(TOPICS, DIMENSION))).astype(np.float32)
 
-    def of(self, number: int, passages: int, asked: float = 0.0) -> Array:
-        """float32 (passages, DIMENSION); with `asked`, questions so far from each passage."""
+    def of(self, number: int, passages: int) -> Array:
+        """float32 (passages, DIMENSION)."""
         make = np.random.default_rng([3, number])
         centre = self._topics[make.integers(TOPICS)] + _normal(make, 1)
         mixed = centre + _normal(make, passages)
-        mixed += np.float32(asked) * _normal(np.random.default_rng([4, number]), passages)
         made = (mixed * self._spread) @ self._turn
         return np.asarray(made / np.linalg.norm(made, axis=1, keepdims=True))
 

@@ -275,7 +275,7 @@ def test_the_writers_graph_is_used_when_it_is_whole(make: Make, encoder: Encoder
     followed = make(*DOCUMENTS, exact_up_to=40)
     part = followed.index.snapshot.parts[0]
     made = faiss.IndexIDMap2(faiss.IndexHNSWFlat(DIMENSION, 16, faiss.METRIC_INNER_PRODUCT))
-    made.add_with_ids(part.vectors.values[:30], part.rows[:30])
+    made.add_with_ids(part.vectors.stored[:30], part.rows[:30])
     faiss.write_index(made, str(followed.folder / "graph"))
     digest = sha256((followed.folder / "graph").read_bytes()).hexdigest()
     if damage == "missing":

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -97,20 +97,6 @@ class Postings:
     norms: Array  # float64 (rows,): Euclidean length of the damped counts
 
     @classmethod
-    def of(cls, passages: Iterable[Sequence[str]], vocabulary: Vocabulary) -> "Postings":
-        """Of passages given as their terms."""
-        numbers, counts, sizes, lengths, norms = array("i"), array("i"), array("q"), array("q"), array("d")
-        for terms in passages:
-            counted = Counter(terms)
-            numbers.extend(map(vocabulary.add, counted))
-            counts.extend(counted.values())
-            sizes.append(len(counted))
-            lengths.append(len(terms))
-            norms.append(math.sqrt(math.fsum((1 + math.log(count)) ** 2 for count in counted.values())))
-        rows = np.repeat(np.arange(len(sizes)), sizes)
-        return cls._sorted(*(np.array(values) for values in (numbers, rows, counts, lengths, norms)))
-
-    @classmethod
     def merged(cls, parts: Sequence["Postings"], places: Sequence[Array]) -> "Postings":
         """`places`: int64 (rows,) per part, the row each one gets, -1 for those left out. The rows given out are 0, 1, 2 ..."""
         kept = [(place >= 0)[part.rows] for part, place in zip(parts, places, strict=True)]
@@ -118,19 +104,45 @@ class Postings:
         rows = [place[part.rows[keep]] for part, place, keep in zip(parts, places, kept, strict=True)]
         counts = [part.counts[keep] for part, keep in zip(parts, kept, strict=True)]
         lengths, norms = (arranged([getattr(part, name) for part in parts], places) for name in ("lengths", "norms"))
-        return cls._sorted(np.concatenate(terms), np.concatenate(rows), np.concatenate(counts), lengths, norms)
+        return cls.sorted(np.concatenate(terms), np.concatenate(rows), np.concatenate(counts), lengths, norms)
 
     @classmethod
-    def _sorted(cls, terms: Array, rows: Array, counts: Array, lengths: Array, norms: Array) -> "Postings":
-        order = np.lexsort((rows, terms))
-        different, starts = np.unique(terms[order], return_index=True)
-        return cls(different, np.append(starts, len(order)), rows[order].astype(np.int32), counts[order], lengths, norms)
+    def sorted(cls, terms: Array, rows: Array, counts: Array, lengths: Array, norms: Array) -> "Postings":
+        """Of (term, row, count) in any order."""
+        ascending = bool((rows[1:] >= rows[:-1]).all())
+        order = np.argsort(terms, kind="stable") if ascending else np.lexsort((rows, terms))
+        terms = terms[order]
+        first = np.flatnonzero(np.diff(terms, prepend=-1))
+        return cls(terms[first], np.append(first, len(order)), rows[order].astype(np.int32, copy=False), counts[order], lengths, norms)
 
     def having(self, term: int) -> tuple[Array, Array]:
         """Rows and counts of a term; empty when no row has it."""
         at = int(np.searchsorted(self.terms, term))
         found = slice(self.starts[at], self.starts[at + 1]) if at < len(self.terms) and self.terms[at] == term else slice(0)
         return self.rows[found], self.counts[found]
+
+
+class PostingsMaker:
+    """Makes Postings of passages given one after the other as their terms."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._numbers, self._counts, self._sizes, self._lengths, self._norms = array("i"), array("i"), array("q"), array("q"), array("d")
+
+    def add(self, terms: Sequence[str]) -> None:
+        """One more."""
+        counted = Counter(terms)
+        counts = counted.values()
+        self._numbers.extend(map(self._vocabulary.add, counted))
+        self._counts.extend(counts)
+        self._sizes.append(len(counted))
+        self._lengths.append(len(terms))
+        self._norms.append(math.sqrt(math.fsum((1 + math.log(count)) ** 2 for count in counts)))
+
+    def made(self) -> Postings:
+        """Of all that were added."""
+        rows = np.repeat(np.arange(len(self._sizes), dtype=np.int32), self._sizes)
+        return Postings.sorted(np.asarray(self._numbers), rows, np.asarray(self._counts), np.asarray(self._lengths), np.asarray(self._norms))
 
 
 @dataclass(frozen=True, eq=False)
