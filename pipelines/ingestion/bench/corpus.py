@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ class Corpus:
 def _sections(document: object) -> Iterator[tuple[str, Sequence[Sequence[str]]]]:
     assert isinstance(document, Document), document
     starts = [*document.sections, ("", len(document.text))]
-    for (heading, start), (_, end) in zip(starts, starts[1:], strict=False):
+    for (heading, start), (_, end) in pairwise(starts):
         body = document.text[start:end].removeprefix(heading)
         sentences = [body[a:b].split() for a, b in sentence_spans(body)]
         if sentences and heading:

@@ -6,7 +6,7 @@ added to the graph there is; it is built anew when too many of its vectors are g
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,13 @@ AT_ONCE = 10_000  # vectors read and added
 STALE_SHARE = 0.02  # of the passages: fewer are left to exact search
 GONE_SHARE = 0.2  # of the graph's vectors
 BUILDING = "graph.building"  # removed by who drops the graphs: what was read before must not be saved
+
+
+def tend_graphs(home: Path, stores: Iterable[IndexStore]) -> None:
+    """Of several generations, see `tend_graph`."""
+    above = exact_up_to()
+    for store in stores:
+        tend_graph(home, store, above)
 
 
 def exact_up_to() -> int:
