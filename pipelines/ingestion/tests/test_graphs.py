@@ -41,6 +41,13 @@ def put(store: IndexStore, number: int, version: int = 0) -> None:
     store.put(document, chunks, vectors(number + 10_000 * version, PER_DOCUMENT))
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP's threads are not there in a forked child, which waits for them for ever."""
+    monkeypatch.setattr(graphs, "cpus", lambda: 1)
+    faiss.omp_set_num_threads(1)
+
+
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     folder = tmp_path_factory.mktemp("encoder")
