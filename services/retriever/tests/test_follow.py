@@ -289,3 +289,46 @@ def test_the_writers_graph_is_used_when_it_is_whole(make: Make, encoder: Encoder
     assert graph is not None and graph.size == (30 if damage == "none" else 49)
     assert np.isin(part.rows[:30], part.rows[graph.places(part.vectors)[0]]).all()
     assert everything(followed.searcher) == exact  # the nineteen others are compared one by one
+
+
+@pytest.mark.parametrize("true", [True, False])
+def test_a_start_takes_the_writers_graph_and_keeps_its_vectors_once(make: Make, true: bool) -> None:
+    choose = random.Random(7)
+    followed = make(*[some_document(choose, f"d{n}") for n in range(60)], exact_up_to=40)
+    part = followed.index.snapshot.parts[0]
+    stored = part.vectors.stored.copy()
+    if not true:
+        stored[-1] = -stored[-1]  # and a digest that says so
+    made = faiss.IndexIDMap2(faiss.IndexHNSWFlat(DIMENSION, 16, faiss.METRIC_INNER_PRODUCT))
+    made.add_with_ids(stored, part.rows)
+    faiss.write_index(made, str(followed.folder / "graph"))
+    digest = sha256((followed.folder / "graph").read_bytes()).hexdigest()
+    with followed.writer.change() as (database, revision):
+        database.execute("INSERT INTO graphs VALUES ('graph', ?, ?, ?)", (revision, len(stored), digest))
+    followed.writer.delete("d3")
+    followed.writer.put(some_document(choose, "d70"))
+    followed.index.refresh()
+    anew = followed.open()
+    graph = anew.snapshot.graph
+    assert everything(followed.searcher_of(anew)) == everything(followed.searcher)
+    assert (graph is not None) == true
+    assert graph is None or (graph.size == len(stored) and anew.snapshot.parts[0].vectors.stored is graph.stored)
+    followed.index.tend_graph()
+    anew.tend_graph()
+    for index in (followed.index, anew):
+        assert index.snapshot.graph is not None
+        whole = index.snapshot.covered(index.snapshot.graph) == index.snapshot.passages
+        assert whole != true, "the writer's, which has not the last document, or one of our own"
+    assert graph is None or anew.snapshot.graph is graph
+
+
+def test_a_graph_made_later_holds_the_vectors_too(make: Make) -> None:
+    choose = random.Random(8)
+    followed = make(*[some_document(choose, f"d{n}") for n in range(60)], exact_up_to=40)
+    followed.writer.delete("d3")
+    followed.index.refresh()
+    exact = everything(followed.searcher)
+    followed.index.tend_graph()
+    graph = followed.index.snapshot.graph
+    assert graph is not None and all(part.vectors.stored is graph.stored for part in followed.index.snapshot.parts)
+    assert everything(followed.searcher) == exact

@@ -15,11 +15,12 @@ from quarry_runtime.session import Array
 from .lexical import Analyser, Vocabulary
 from .passages import PassageStore, Row, changed, check_whole, counted, documents, reading, removed, revision, rows
 from .snapshot import Part, PartMaker, Snapshot
-from .vectors import Graph
+from .vectors import Graph, UntrueGraph
 
 log = logging.getLogger("quarry")
 CANARY_TOLERANCE = 1e-3
 ROWS_AT_ONCE = 4096
+_UNUSED = "a graph over the vectors is not used: %s"
 POLL_SEC = 0.5
 Encode = Callable[[Sequence[str]], Array]  # float32 (texts, dimension)
 
@@ -126,15 +127,15 @@ class Index:
         snapshot = self.snapshot
         graph = None
         if snapshot.passages > self._exact_up_to:
-            graph = max((g for g in (snapshot.graph, self._stored_graph()) if g), key=snapshot.covered, default=None)
+            graph = max((g for g in (snapshot.graph, self._stored_graph(snapshot.parts, snapshot.alive)) if g), key=snapshot.covered, default=None)
             if graph is None or snapshot.passages - snapshot.covered(graph) > self._exact_up_to or graph.size > 2 * snapshot.passages:
                 graph = Graph.build([(part.vectors, np.flatnonzero(mask)) for part, mask in zip(snapshot.parts, snapshot.alive, strict=True)])
         if graph is not snapshot.graph:
             with self._changing:
                 self.snapshot = self.snapshot.with_graph(graph)
 
-    def _stored_graph(self) -> Graph | None:
-        """The newest the writer made, if it is whole and was not looked at before."""
+    def _stored_graph(self, parts: Sequence[Part] = (), alive: Sequence[Array] = ()) -> Graph | None:
+        """The newest the writer made, if it is whole, true to these parts' living rows, and was not looked at before."""
         row = self.store.connection().execute("SELECT file, sha256 FROM graphs ORDER BY revision DESC LIMIT 1").fetchone()
         if row is None or row in self._graphs_seen:
             return None
@@ -143,15 +144,22 @@ class Index:
         try:
             if path.name != row[0] or digest_file(path).sha256 != sha256:
                 raise ManifestError(f"{path.name} does not have the digest {INDEX_DATABASE} gives")
-            return Graph.load(path, self.manifest.dimension)
+            graph = Graph.load(path, self.manifest.dimension)
+            for part, mask in zip(parts, alive, strict=True):
+                graph.check(part.vectors, mask)
+            return graph
         except (OSError, ManifestError) as error:
-            log.warning("a graph over the vectors is not used: %s", error)
+            log.warning(_UNUSED, error)
             return None
 
     def _load(self) -> Snapshot:
         with reading(self.store.connection()) as connection:
             graph = self._stored_graph() if counted(connection) > self._exact_up_to else None
-            snapshot = self._read_all(connection, graph)
+            try:
+                snapshot = self._read_all(connection, graph)
+            except UntrueGraph as error:
+                log.warning(_UNUSED, error)
+                snapshot = self._read_all(connection, None)
             check_whole(connection, snapshot.passages)
         return snapshot
 

@@ -103,6 +103,10 @@ class Marked:
         return np.packbits(self.places, bitorder="little")
 
 
+class UntrueGraph(ManifestError):
+    """A graph does not hold the vectors that index.db has."""
+
+
 class Graph:
     """HNSW over vectors by inner product, and which rows of the database they are."""
 
@@ -156,11 +160,29 @@ class Graph:
         return found
 
     def holding(self, rows: Sequence[Row]) -> tuple[Array, Array]:
-        """Which of these it has, with the very vectors that they have in the database: bool (n,), and their places."""
+        """Which of these it has: bool (n,), and their places.
+
+        Raises:
+            UntrueGraph: it has one with another vector than the database.
+        """
         has, places = self._places(np.array([row.row for row in rows], np.int64))
-        same = np.array([row.vector for row, known in zip(rows, has, strict=True) if known]).reshape(-1, self.stored.shape[1]) == self.stored[places]
-        has[has] = same.all(axis=1)
-        return has, places[same.all(axis=1)]
+        own = [row.vector for row, known in zip(rows, has, strict=True) if known]
+        if own and not np.array_equal(np.array(own), self.stored[places]):
+            raise UntrueGraph("it holds other vectors than index.db")
+        return has, places
+
+    def check(self, vectors: Vectors, alive: Array) -> None:
+        """See that those marked by bool (rows,) that it has are the same here.
+
+        Raises:
+            UntrueGraph: they are not.
+        """
+        has, places = self.places(vectors)
+        kept = alive[has]
+        at, places = np.flatnonzero(has)[kept], places[kept]
+        for i in range(0, len(at), AT_ONCE):
+            if not np.array_equal(vectors.values(at[i : i + AT_ONCE]), self.stored[places[i : i + AT_ONCE]]):
+                raise UntrueGraph("it holds other vectors than index.db")
 
     def _places(self, rows: Array) -> tuple[Array, Array]:
         at = np.minimum(np.searchsorted(self._ordered, rows), self.size - 1)
