@@ -22,6 +22,7 @@ from quarry_ingestion.sources import Folder
 
 FORMATS = ("pdf", "docx", "md")
 PAGE_WORDS = 250
+WHOSE = {"max_rss_mb": resource.RUSAGE_SELF, "extraction_max_rss_mb": resource.RUSAGE_CHILDREN}
 
 
 def main() -> None:
@@ -75,7 +76,7 @@ def take(folder: Path) -> dict[str, Any]:
     (folder / "home").mkdir()
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     found = sync(Folder(folder / "docs"), folder / "home", folder / "model")
-    peaks = {name: resource.getrusage(who).ru_maxrss // 1024 for name, who in (("max_rss_mb", resource.RUSAGE_SELF), ("extraction_max_rss_mb", resource.RUSAGE_CHILDREN))}
+    peaks = {name: resource.getrusage(who).ru_maxrss // 1024 for name, who in WHOSE.items()}
     kept = {name: found[name] for name in ("documents", "passages", "words", "skipped")}
     return kept | {"seconds": round(time.monotonic() - began, 1), "max_rss_before_mb": before // 1024} | peaks
 

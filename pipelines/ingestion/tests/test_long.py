@@ -1,0 +1,46 @@
+"""Long documents: extraction needs bounded memory, and a document that needs more is refused and takes no other with it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docx import Document as new_docx
+
+LONG = """
+import json, resource, sys
+from pathlib import Path
+from quarry_ingestion.extract import Limits, Skipped, extract
+path = Path(sys.argv[1])
+found = extract(path, path.parent, Limits(memory_bytes=int(sys.argv[2])))
+peaks = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF)]
+print(json.dumps([found.code if isinstance(found, Skipped) else len(found.text), *peaks]))
+"""
+
+
+def extracted(path: Path, memory_bytes: int) -> tuple[Any, int, int]:
+    """Characters or the reason code, and the largest memory, MB, of the child and of a process that extracts nothing else."""
+    done = subprocess.run([sys.executable, "-c", LONG, str(path), str(memory_bytes)], check=True, stdout=subprocess.PIPE)
+    code, child, parent = json.loads(done.stdout)
+    return code, child, parent
+
+
+@pytest.mark.parametrize("kind", ["docx", "md"])
+def test_a_long_document_needs_bounded_memory_and_more_is_refused(tmp_path: Path, kind: str) -> None:
+    words = "The quay wall stands on piles that reach the clay. " * 27
+    pages, path = 300, tmp_path / f"long.{kind}"
+    if kind == "md":
+        path.write_text("\n\n".join(f"# Section {number}\n\n{words}" for number in range(pages)))
+    else:
+        made = new_docx()
+        for number in range(pages):
+            made.add_heading(f"Section {number}")
+            made.add_paragraph(words)
+        made.save(str(path))
+    characters, child, parent = extracted(path, 500_000_000)
+    assert characters > 300 * 1300
+    assert child < 130 and parent < 130, "MB: some 70 before anything is read, and not a tenth more for each copy of 400 kB"
+    code, child, parent = extracted(path, 2_000_000)
+    assert code in ("too_large", "crashed") and child < 110 and parent < 110
