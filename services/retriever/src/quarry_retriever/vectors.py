@@ -17,7 +17,7 @@ from .passages import Row
 
 LINKS = 32  # per vector in the graph
 BUILD_DEPTH = 100
-SEARCH_DEPTH = 128  # candidates kept while searching; widened when a mask leaves out part of them
+SEARCH_DEPTH = 256  # candidates kept while searching; widened when a mask leaves out part of them
 AT_ONCE = 16_384  # vectors copied to be compared
 MIN_SHARE = 0.1  # of the graph's vectors; a mask that leaves fewer is searched exactly
 
