@@ -11,7 +11,7 @@ from quarry_contract.errors import QuarryError
 from quarry_contract.messages import SearchRequest, TextRange
 from quarry_runtime.encode import Encoder
 
-from .following import ACCESS, RETRIEVALS, Make, everything, some_document
+from .following import ACCESS, RETRIEVALS, Make, everything, some_document, until
 from .making import DOCUMENTS, WORDS, Document, Writer
 
 
