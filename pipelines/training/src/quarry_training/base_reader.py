@@ -1,4 +1,5 @@
-"""Train Quarry's base reader anew: sentences, paragraphs (two seeds, averaged), documents, working documents, near passages; packed in half precision.
+"""Train Quarry's base reader anew: sentences, paragraphs (two seeds, averaged), documents, working documents, near passages, more of them from the
+average of the two before; packed in half precision.
 
 Averaging the weights of runs that share their beginning: Wortsman et al. 2022, "Model soups".
 """
@@ -20,7 +21,7 @@ from .predict import predict, torch_logits
 DATA = Path(__file__).parents[2] / "data"
 QUESTIONS = DATA / "wikipedia-questions.jsonl"
 WORKING = DATA / "working-documents.json"
-NEAR = DATA / "near-passages.json"
+NEAR, MORE_NEAR = DATA / "near-passages.json", DATA / "near-passages-more.json"
 HELD_OUT = {"working_documents": DATA / "working-documents-held-out.json", "near_passages": DATA / "near-passages-held-out.json"}
 SAMPLE = Path(__file__).parents[4] / "examples" / "questions" / "train.json"
 STAGE_ONE = FitSettings(learning_rate=2.2e-4, batch_size=16, epochs=1.0)
@@ -28,6 +29,8 @@ STAGE_TWO = FitSettings(learning_rate=2e-4, batch_size=16, epochs=2.0)
 STAGE_THREE = FitSettings(learning_rate=1e-4, batch_size=16, epochs=1.3, seed=19)
 STAGE_FOUR = FitSettings(learning_rate=1.6e-4, batch_size=16, epochs=1.15, seed=21)
 STAGE_FIVE = FitSettings(learning_rate=1.3e-4, batch_size=16, epochs=1.0, seed=23)
+STAGE_SIX = FitSettings(learning_rate=1e-4, batch_size=16, epochs=1.0, seed=27)
+MIX_OF_STAGE_SIX = mix.MixSettings(seed=31)
 SEEDS = (17, 18)
 QUESTIONS_PER_SENTENCE = 24
 
@@ -70,16 +73,20 @@ def main() -> None:
     for seed, run in zip(SEEDS, runs, strict=True):
         if not (run / "fit.json").exists():
             fit(first, examples, run, FitSettings(**{**vars(STAGE_TWO), "seed": seed}))
-    averaged, documents, working, last = (args.work / name for name in ("averaged", "documents", "working-documents", "near-passages"))
+    names = ("averaged", "documents", "working-documents", "near-passages", "averaged-again", "more-near-passages")
+    averaged, documents, working, near, again, last = (args.work / name for name in names)
     save(average(runs), first, averaged)
     if not (documents / "fit.json").exists():
         fit(averaged, mix.documents(args.sets, QUESTIONS, SAMPLE, mix.MixSettings()), documents, STAGE_THREE)
     if not (working / "fit.json").exists():
         fit(documents, mix.working_documents(args.sets, QUESTIONS, SAMPLE, WORKING, mix.MixSettings()), working, STAGE_FOUR)
+    if not (near / "fit.json").exists():
+        fit(working, mix.near_passages(args.sets, QUESTIONS, SAMPLE, WORKING, [NEAR], mix.MixSettings()), near, STAGE_FIVE)
+    save(average([working, near]), working, again)
     if not (last / "fit.json").exists():
-        fit(working, mix.near_passages(args.sets, QUESTIONS, SAMPLE, WORKING, NEAR, mix.MixSettings()), last, STAGE_FIVE)
+        fit(again, mix.near_passages(args.sets, QUESTIONS, SAMPLE, WORKING, [NEAR, MORE_NEAR], MIX_OF_STAGE_SIX), last, STAGE_SIX)
     pack_base_reader(load_model(last))
-    print(json.dumps({run.name: score(run, args.sets) for run in [first, *runs, averaged, documents, working, last]}, indent=1))
+    print(json.dumps({run.name: score(run, args.sets) for run in [first, *runs, averaged, documents, working, near, again, last]}, indent=1))
 
 
 if __name__ == "__main__":

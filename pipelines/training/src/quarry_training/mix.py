@@ -179,14 +179,14 @@ def working_documents(data_dir: Path, questions: Path, sample: Path, own_documen
     return cropped + ours * 2 + [_crop(e, rng) for e in ours] * 2 + negatives
 
 
-def near_passages(data_dir: Path, questions: Path, sample: Path, own_documents: Path, near: Path, settings: MixSettings) -> list[Example]:
-    """Stage five: documents of which several passages resemble each other, with as much again of what was read before.
+def near_passages(data_dir: Path, questions: Path, sample: Path, own_documents: Path, near: Sequence[Path], settings: MixSettings) -> list[Example]:
+    """Stages five and six: documents of which several passages resemble each other, with as much again of what was read before.
 
     Half of the answerable questions are asked of a neighbouring passage too, which does not answer them.
     """
     rng = Random(settings.seed + 3)  # noqa: S311
     ours = _checked(sample)
-    new, _ = split_by_context(_checked(near), HELD_OUT_OF_OWN_PERCENT)
+    new, _ = split_by_context([e for path in near for e in _checked(path)], HELD_OUT_OF_OWN_PERCENT)
     work, _ = split_by_context(_checked(own_documents), HELD_OUT_OF_OWN_PERCENT)
     wikipedia, _ = split_by_context(_checked(data_dir / "squad-paraphrased.json"), HELD_OUT_PERCENT)
     own = own_questions(questions, {e.context for e in wikipedia})
