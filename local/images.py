@@ -70,13 +70,16 @@ def environment() -> dict[str, str]:
 
 
 def share_cache() -> None:
-    """buildah keeps the cache `quarry-uv` of our Dockerfiles in a folder of this name: let that be the one `make envs` fills."""
-    cache = WORK / f"buildah-cache-{os.getuid()}" / "quarry-uv"
-    if "UV_CACHE_DIR" in os.environ and not cache.exists():
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        Path(os.environ["UV_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
-        cache.unlink(missing_ok=True)
-        cache.symlink_to(os.environ["UV_CACHE_DIR"])
+    """buildah keeps the cache `quarry-uv` of our Dockerfiles in one of these folders, by version: let that be the one `make envs` fills."""
+    if "UV_CACHE_DIR" not in os.environ:
+        return
+    Path(os.environ["UV_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
+    for name in ("buildah-cache", f"buildah-cache-{os.getuid()}"):
+        cache = WORK / name / "quarry-uv"
+        if not cache.exists():
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            cache.unlink(missing_ok=True)
+            cache.symlink_to(os.environ["UV_CACHE_DIR"])
 
 
 @contextlib.contextmanager
