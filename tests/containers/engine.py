@@ -65,7 +65,7 @@ class Engine:
             (root / name).write_text(text.format(root=root))
         return cls(root, {**os.environ, **{name: str(root / name) for name in settings}, "TMPDIR": str(root / "tmp"), "QUARRY_HOME": str(root / "home")})
 
-    def run(self, *command: str, check: bool = True, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
+    def run(self, *command: str, check: bool = True, timeout: float = 1200) -> "subprocess.CompletedProcess[str]":
         """A command to its end."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=timeout)
         assert not check or done.returncode == 0, f"{command}:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
@@ -99,11 +99,10 @@ class Engine:
         return {line["image"]: line["mb_over_base"] for line in map(json.loads, done.stdout.splitlines())}
 
     def build_all(self) -> dict[str, float]:
-        """Both bases, then what the pods need, two at a time."""
+        """Both bases, then what the pods need."""
         with ThreadPoolExecutor(2) as both:
             list(both.map(self.make_base, ("builder", "base"), (BUILDER, BASE)))
-            built = list(both.map(lambda names: self.build(*names), (("gateway", "reader"), ("ingestion", "retriever"))))
-        return {name: size for part in built for name, size in part.items()}
+        return self.build("gateway", "reader", "retriever", "ingestion")
 
     def close(self) -> None:
         """Leave nothing: neither processes nor mounts nor files."""
