@@ -35,8 +35,8 @@ PROJECTS := $(SERVING) $(PIPELINES) tests
 P ?= $(PROJECTS)
 # Suites that run side by side; each prints when it has ended.
 TEST_JOBS ?= 2
-# What the tests start besides Python: PostgreSQL under MLflow.
-DEBIAN_PACKAGES := postgresql
+# What the tests start besides Python: PostgreSQL under MLflow; our images as pods.
+DEBIAN_PACKAGES := postgresql buildah podman runc catatonit netavark aardvark-dns mmdebstrap
 
 TRAINING := $(QUARRY_TRAINING_PYTHON) -W ignore -m
 KUBEFLOW := $(CURDIR)/pipelines/kubeflow/.venv/bin/python -W ignore -m quarry_kubeflow
@@ -186,6 +186,9 @@ packages: ## The Debian packages that tests start: installed if you are root, el
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then echo "not installed, so their tests are skipped:" $$missing; exit 0; fi; \
 	echo "installing" $$missing; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $$missing >/dev/null
 
+images: services/contract/.venv/.ready tests/.venv/.ready ## Build the images by docker or buildah, with a list of what is in each: make images [I="gateway reader"] [BUILDER=python@sha256:... BASE=...] [TAG=dev]
+	@services/contract/.venv/bin/python local/images.py $(I) --sbom --tag "$(or $(TAG),dev)" --builder "$(BUILDER)" --base "$(BASE)"
+
 lint: $(P:%=%/.venv/.ready) ## ruff and mypy --strict over all src/
 	@for p in $(P); do echo "== $$p"; (cd $$p && .venv/bin/ruff check . && { test ! -d src || .venv/bin/mypy src; }) || exit 1; done
 	@services/contract/.venv/bin/ruff check local && services/contract/.venv/bin/mypy --strict local
@@ -245,5 +248,5 @@ $(TOOLS)/helm: | $(UV)
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest deploy faults cluster cluster-test examples retriever-gain base-reader lock clean
+.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images
 .SECONDARY:

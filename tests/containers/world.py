@@ -1,0 +1,155 @@
+"""A release in an S3 stand-in, and its services as pods on a private network."""
+
+import json
+import os
+import signal
+import socket
+import string
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from e2e.conftest import CLONE
+from e2e.machine import WORDS, bind_parts, ingest, make_models
+
+from .convert import Pod, convert
+from .engine import TAG, Engine
+
+NETWORK = "quarry"
+SUBNET = "10.231.77.0/24"
+HOST = "10.231.77.1"
+IP_FREEBIND = 15  # Linux, ip(7): an address may be bound before its interface is there
+BUCKET = "artefacts"
+READY_SEC = 90
+MOTO = """
+import sys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+app = DomainDispatcherApplication(create_backend_app)
+make_server("127.0.0.1", 0, app, threaded=True, fd=int(sys.argv[1])).serve_forever()
+"""
+
+
+@dataclass
+class World:
+    """The stack: `pods` by name. State is in `folder`."""
+
+    engine: Engine
+    folder: Path
+    release: str
+    endpoint: str
+    pods: dict[str, Pod] = field(default_factory=dict)
+
+    @property
+    def bucket(self) -> str:
+        return f"s3://{BUCKET}/releases"
+
+    def manifests(self) -> list[dict[str, Any]]:
+        """As rendered."""
+        text = string.Template((Path(__file__).parent / "quarry.yaml").read_text())
+        return list(yaml.safe_load_all(text.substitute(tag=TAG, release=self.release, bucket=self.bucket, endpoint=self.endpoint)))
+
+    def play(self) -> None:
+        """Start every pod; the init containers have ended when this returns."""
+        for pod in convert(self.manifests(), self.folder / "pods"):
+            path = self.folder / f"{pod.name}.yaml"
+            path.write_text(yaml.safe_dump_all(pod.documents))
+            self.engine.podman("kube", "play", "--network", NETWORK, str(path))
+            self.pods[pod.name] = pod
+
+    def address(self, pod: str) -> str:
+        """A pod's IP address."""
+        infra = self.engine.podman("pod", "inspect", pod, "--format", "{{.InfraContainerID}}")
+        return str(self.engine.inspect(infra)["NetworkSettings"]["Networks"][NETWORK]["IPAddress"])
+
+    def probe(self, pod: str, kind: str) -> int:
+        """The status of the pod's probes of a kind, asked as the kubelet does; the worst of them, 0 for no answer."""
+        asked = [probe for probe in self.pods[pod].probes if probe.kind == kind]
+        assert asked, f"{pod} has no {kind}"
+        found = [get(f"http://{self.address(pod)}:{probe.port}{probe.path}")[0] for probe in asked]
+        return 0 if 0 in found else max(found)
+
+    def wait_ready(self, *pods: str) -> None:
+        """Until the readiness probes answer 200."""
+        until = time.monotonic() + READY_SEC
+        for pod in pods or tuple(self.pods):
+            while self.probe(pod, "readinessProbe") != 200:
+                logs = [self.engine.run("podman", "logs", "--tail", "5", name, check=False) for name in self.pods[pod].containers]
+                assert time.monotonic() < until, f"{pod} is not ready: {[log.stdout + log.stderr for log in logs]}"
+                time.sleep(0.2)
+
+    def container(self, pod: str) -> str:
+        """The one container of a pod that stays."""
+        [name] = self.pods[pod].containers
+        return name
+
+    def pid(self, pod: str) -> int:
+        """The process on this machine that is the pod's service."""
+        pid = int(self.engine.inspect(self.container(pod))["State"]["Pid"])
+        assert pid > 1, f"{pod} does not run"
+        return pid
+
+    def kill(self, pod: str) -> None:
+        """Like the kernel when memory runs out: podman only sees it die."""
+        os.kill(self.pid(pod), signal.SIGKILL)
+
+    def restarts(self, pod: str) -> int:
+        """How often the container came back."""
+        return int(self.engine.inspect(self.container(pod))["RestartCount"])
+
+    def ask(self, question: str) -> tuple[int, dict[str, Any]]:
+        """Through the gateway; status and body, 0 when nobody answered."""
+        body = json.dumps({"question": question, "retrieval": "dense", "min_confidence": 0}).encode()
+        return get(f"http://{self.address('quarry-gateway')}:8080/v1/answers", body)
+
+
+def get(url: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
+    """A request's status and JSON; 0 when no answer came."""
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return int(reply.status), dict(json.load(reply))
+    except urllib.error.HTTPError as error:
+        return error.code, dict(json.load(error))
+    except OSError as error:
+        return 0, {"error": repr(error)}
+
+
+def start_s3(environment: dict[str, str]) -> tuple["subprocess.Popen[bytes]", str]:
+    """A moto server where only this machine and the private network reach it; the process and its address."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+        listener.bind((HOST, 0))
+        listener.listen()
+        fd = listener.fileno()
+        command = [python("pipelines/ingestion"), "-c", MOTO, str(fd)]
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen(command, env=environment, pass_fds=[fd], stdout=quiet, stderr=quiet)
+        return process, f"http://{HOST}:{listener.getsockname()[1]}"
+
+
+def python(project: str) -> str:
+    return str(CLONE / project / ".venv/bin/python")
+
+
+def aws(endpoint: str) -> dict[str, str]:
+    """For boto3, against the stand-in."""
+    names = {"ENDPOINT_URL": endpoint, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}
+    return {**os.environ, **{f"AWS_{name}": value for name, value in names.items()}}
+
+
+def make_release(home: Path) -> str:
+    """Tiny models, a few documents, and the release of both."""
+    make_models(home)
+    documents = home / "documents"
+    documents.mkdir()
+    for i, word in enumerate(WORDS):
+        (documents / f"{i}.txt").write_text(f"It is {word} {WORDS[i - 5]}.")
+    ingest(home, str(documents))
+    return bind_parts(home, 1, 1)
