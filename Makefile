@@ -27,7 +27,7 @@ GATEWAY := http://127.0.0.1:$(or $(QUARRY_GATEWAY_PORT),8080)
 SERVING := services/contract services/runtime services/retriever services/reader services/gateway
 PIPELINES := pipelines/ingestion pipelines/training pipelines/kubeflow
 WRAPPERS := services/reader/seldon services/retriever/seldon
-PROJECTS := $(SERVING) $(PIPELINES) tests
+PROJECTS := $(SERVING) $(PIPELINES) tests tests/infrastructure
 P ?= $(PROJECTS)
 # Suites that run side by side; each prints when it has ended.
 TEST_JOBS ?= 2
@@ -195,6 +195,9 @@ bench-ingest: pipelines/ingestion/.venv/.ready ## A folder of N documents ingest
 examples: pipelines/ingestion/.venv/.ready ## Build the sample corpus's PDF and DOCX files and its questions from their sources
 	@cd examples && $(CURDIR)/pipelines/ingestion/.venv/bin/python build.py
 
+edge: services/gateway/.venv/.ready ## Generate the API Gateway's definition anew from the gateway's OpenAPI document
+	@cd services/gateway && .venv/bin/python -m quarry_gateway.apigateway > $(CURDIR)/terraform/modules/edge/api.json
+
 retriever-gain: pipelines/training/.venv/.ready ## Train a retriever and measure it on held-out documents: make retriever-gain DATA=squad.json
 	@test -f "$(DATA)" || { echo 'say with what: make retriever-gain DATA=squad.json'; exit 2; }
 	@$(TRAINING) quarry_training.retrieval_gain --data "$(DATA)" --out "$(QUARRY_HOME)/retriever-gain"
@@ -205,7 +208,7 @@ base-reader: pipelines/training/.venv/.ready ## Train the base reader anew from 
 
 lock: | $(UV) ## Resolve the pinned requirements of all projects, or of P, anew
 	@for p in $(P); do (cd $$p && $(UV) pip compile --quiet --no-header --no-emit-index-url --no-emit-find-links --python-version $$(cat .python-version) \
-	  --no-emit-package quarry-contract --no-emit-package quarry-runtime --no-emit-package quarry-reader --no-emit-package quarry-retriever \
+	  --no-emit-package quarry-contract --no-emit-package quarry-runtime --no-emit-package quarry-reader --no-emit-package quarry-retriever --no-emit-package quarry-gateway \
 	  --extra dev pyproject.toml -o requirements.lock && sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock); done
 
 clean: down ## Remove state and environments
@@ -221,5 +224,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest examples retriever-gain base-reader lock clean
+.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest examples edge retriever-gain base-reader lock clean
 .SECONDARY:
