@@ -1,7 +1,24 @@
-data "aws_caller_identity" "this" {}
-
 data "aws_iam_policy_document" "this" {
   for_each = var.buckets
+
+  # S3 itself brings the access logs, each bucket's under its name.
+  dynamic "statement" {
+    for_each = each.key == "logs" ? setsubtract(keys(var.buckets), ["logs"]) : []
+    content {
+      sid       = "AccessLogsOf${title(statement.value)}"
+      actions   = ["s3:PutObject"]
+      resources = ["${aws_s3_bucket.this[each.key].arn}/s3/${statement.value}/*"]
+      principals {
+        type        = "Service"
+        identifiers = ["logging.s3.amazonaws.com"]
+      }
+      condition {
+        test     = "ArnEquals"
+        variable = "aws:SourceArn"
+        values   = [aws_s3_bucket.this[statement.value].arn]
+      }
+    }
+  }
 
   statement {
     sid       = "TlsOnly"
@@ -16,24 +33,6 @@ data "aws_iam_policy_document" "this" {
       test     = "Bool"
       variable = "aws:SecureTransport"
       values   = ["false"]
-    }
-  }
-
-  dynamic "statement" {
-    for_each = each.key == "logs" ? [1] : []
-    content {
-      sid       = "AccessLogsOfOurBuckets"
-      actions   = ["s3:PutObject"]
-      resources = ["${aws_s3_bucket.this[each.key].arn}/s3/*"]
-      principals {
-        type        = "Service"
-        identifiers = ["logging.s3.amazonaws.com"]
-      }
-      condition {
-        test     = "StringEquals"
-        variable = "aws:SourceAccount"
-        values   = [data.aws_caller_identity.this.account_id]
-      }
     }
   }
 }
