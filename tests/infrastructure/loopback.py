@@ -35,7 +35,9 @@ _CLUSTER_LACKS = (
     'aws_eks_access_policy_association" "this',
 )
 
-# Set, and not read back: without this a second plan would set it again.
+_PEER = "referenced_security_group_id"  # read back with the account before it
+
+# Set, and not read back as set: without this a second plan would set it again.
 FORGOTTEN = {
     "cluster": {
         'aws_eks_cluster" "this': "access_config, bootstrap_self_managed_addons",
@@ -45,8 +47,13 @@ FORGOTTEN = {
     "database": {
         'aws_db_instance" "this': "performance_insights_enabled, performance_insights_kms_key_id",
         'aws_db_parameter_group" "this': "parameter",
+        'aws_vpc_security_group_ingress_rule" "this': _PEER,
     },
-    "edge": {'aws_lb" "this': "enforce_security_group_inbound_rules_on_private_link_traffic"},
+    "edge": {
+        'aws_lb" "this': "enforce_security_group_inbound_rules_on_private_link_traffic",
+        'aws_vpc_security_group_ingress_rule" "gateway': _PEER,
+        'aws_vpc_security_group_egress_rule" "balancer': _PEER,
+    },
 }
 
 # moto's clusters have no security group of their own.

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -56,7 +57,8 @@ def moto(log: Path) -> Iterator[str]:
         "print(server.port, flush=True)\nserver.serve_forever()\n"
     )
     environment = {**os.environ, "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}
-    with log.open("w") as errors, subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=errors, env=environment, text=True) as process:
+    command = [sys.executable, "-c", script]
+    with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True) as process:
         try:
             assert process.stdout
             address = f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -98,8 +100,9 @@ class Terraform:
 
     def plan(self, *variables: str) -> dict[str, Any]:
         """What would be changed, as `terraform show -json` says it; `variables` are NAME=VALUE."""
-        self.run("plan", "-input=false", "-no-color", "-out=plan", *(f"-var={v}" for v in variables))
-        return dict(json.loads(self.run("show", "-json", "plan").stdout))
+        with tempfile.NamedTemporaryFile() as kept:
+            self.run("plan", "-input=false", "-no-color", "-lock=false", f"-out={kept.name}", *(f"-var={v}" for v in variables))
+            return dict(json.loads(self.run("show", "-json", kept.name).stdout))
 
     def state(self) -> list[Resource]:
         """What there is."""
