@@ -35,7 +35,7 @@ _CLUSTER_LACKS = (
     'aws_eks_access_policy_association" "this',
 )
 
-_PEER = "referenced_security_group_id"  # read back with the account before it
+_TOLD = "description"
 
 # Set, and not read back as set: without this a second plan would set it again.
 FORGOTTEN = {
@@ -47,12 +47,12 @@ FORGOTTEN = {
     "database": {
         'aws_db_instance" "this': "performance_insights_enabled, performance_insights_kms_key_id",
         'aws_db_parameter_group" "this': "parameter",
-        'aws_vpc_security_group_ingress_rule" "this': _PEER,
+        'aws_vpc_security_group_ingress_rule" "this': _TOLD,
     },
     "edge": {
         'aws_lb" "this': "enforce_security_group_inbound_rules_on_private_link_traffic",
-        'aws_vpc_security_group_ingress_rule" "gateway': _PEER,
-        'aws_vpc_security_group_egress_rule" "balancer': _PEER,
+        'aws_vpc_security_group_ingress_rule" "gateway': _TOLD,
+        'aws_vpc_security_group_egress_rule" "balancer': _TOLD,
     },
 }
 

@@ -98,11 +98,18 @@ class Terraform:
         assert done.returncode in codes, f"terraform {arguments[0]}:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
         return done
 
-    def plan(self, *variables: str) -> dict[str, Any]:
-        """What would be changed, as `terraform show -json` says it; `variables` are NAME=VALUE."""
+    def plan(self, refresh: bool = True) -> dict[str, Any]:
+        """What there would be and what would be changed, as `terraform show -json` says it; without `refresh`, from the state alone."""
         with tempfile.NamedTemporaryFile() as kept:
-            self.run("plan", "-input=false", "-no-color", "-lock=false", f"-out={kept.name}", *(f"-var={v}" for v in variables))
+            self.run("plan", "-input=false", "-no-color", "-lock=false", f"-refresh={str(refresh).lower()}", f"-out={kept.name}")
             return dict(json.loads(self.run("show", "-json", kept.name).stdout))
+
+    def changes(self, *variables: str, refresh: bool = True) -> dict[str, str]:
+        """Address -> what a plan with these variables (NAME=VALUE) would do to it."""
+        flags = [f"-refresh={str(refresh).lower()}", *(f"-var={v}" for v in variables)]
+        told = [json.loads(line) for line in self.run("plan", "-json", "-input=false", "-lock=false", *flags).stdout.splitlines()]
+        touched = {line["change"]["resource"]["addr"]: line["change"]["action"] for line in told if line["type"] == "planned_change"}
+        return {address: action for address, action in touched.items() if action != "read"}
 
     def state(self) -> list[Resource]:
         """What there is."""
@@ -135,9 +142,3 @@ def resources(shown: dict[str, Any]) -> list[Resource]:
         found += [r for r in module.get("resources", []) if r["mode"] == "managed"]
         modules += module.get("child_modules", [])
     return found
-
-
-def changed(plan: dict[str, Any]) -> dict[str, list[str]]:
-    """Address -> actions, of all that a plan would change."""
-    touched = {r["address"]: r["change"]["actions"] for r in plan["resource_changes"] if r["mode"] == "managed"}
-    return {address: actions for address, actions in touched.items() if actions != ["no-op"]}
