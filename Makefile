@@ -198,6 +198,12 @@ examples: pipelines/ingestion/.venv/.ready ## Build the sample corpus's PDF and 
 edge: services/gateway/.venv/.ready ## Generate the API Gateway's definition anew from the gateway's OpenAPI document
 	@cd services/gateway && .venv/bin/python -m quarry_gateway.apigateway > $(CURDIR)/terraform/modules/edge/api.json
 
+cost: tests/infrastructure/.venv/.ready ## Plan every environment of terraform/ on this machine and write docs/cost.md's table
+	@cd tests/infrastructure && .venv/bin/python cost.py
+
+faults: tests/infrastructure/.venv/.ready ## Plant faults in terraform/, one at a time, and see that each is caught
+	@cd tests/infrastructure && .venv/bin/python faults.py
+
 retriever-gain: pipelines/training/.venv/.ready ## Train a retriever and measure it on held-out documents: make retriever-gain DATA=squad.json
 	@test -f "$(DATA)" || { echo 'say with what: make retriever-gain DATA=squad.json'; exit 2; }
 	@$(TRAINING) quarry_training.retrieval_gain --data "$(DATA)" --out "$(QUARRY_HOME)/retriever-gain"
@@ -224,5 +230,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest examples edge retriever-gain base-reader lock clean
+.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest examples edge cost faults retriever-gain base-reader lock clean
 .SECONDARY:

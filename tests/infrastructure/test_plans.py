@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import cost
 from loopback import LACKING
 from rules import broken, of
 from runner import ENVIRONMENTS, resources
@@ -80,3 +81,7 @@ def test_the_database_refuses_plain_connections(plans: dict[str, Any]) -> None:
     for plan in plans.values():  # moto does not read parameters back
         (_, group), *_ = of(resources(plan), "aws_db_parameter_group")
         assert {"rds.force_ssl": "1"}.items() <= {p["name"]: p["value"] for p in group["parameter"]}.items()
+
+
+def test_the_cost_page_is_that_of_the_plans(plans: dict[str, Any]) -> None:
+    assert cost.shown() == cost.table(plans), "make cost"
