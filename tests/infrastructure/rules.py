@@ -21,6 +21,10 @@ UNBOUND = (
 WITHOUT_KMS = {"logs"}
 
 
+# What stands for a bucket's policy in a plan that does not know it yet; the applied environment's is known.
+UNKNOWN = '{"Statement": {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Condition": {"Bool": {"aws:SecureTransport": "false"}}}}'
+
+
 def of(resources: list[Resource], *types: str) -> list[tuple[str, dict[str, Any]]]:
     """Address and values of the resources of these types."""
     return [(r["address"], r["values"]) for r in resources if r["type"] in types]
@@ -35,7 +39,7 @@ def buckets_are_private(resources: list[Resource]) -> Iterator[str]:
         blocked, versioned, policy, owned = (found[kind].get(name, {}) for kind in kinds)
         four = ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets")
         kept = all(blocked.get(way) for way in four) and versioned and versioned["versioning_configuration"][0]["status"] == "Enabled" and owned
-        if not kept or not denies_http(json.loads(policy.get("policy", '{"Statement": []}'))):
+        if not kept or not policy or not denies_http(json.loads(policy.get("policy", UNKNOWN))):
             yield address
 
 
