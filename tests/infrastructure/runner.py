@@ -139,6 +139,6 @@ def resources(shown: dict[str, Any]) -> list[Resource]:
     modules = [(shown.get("planned_values") or shown.get("values") or {}).get("root_module", {})]
     while modules:
         module = modules.pop()
-        found += [r for r in module.get("resources", []) if r["mode"] == "managed"]
+        found += [{"values": {}, **r} for r in module.get("resources", []) if r["mode"] == "managed"]  # none are known of some in a plan
         modules += module.get("child_modules", [])
     return found

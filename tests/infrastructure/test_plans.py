@@ -35,7 +35,7 @@ def test_what_moto_lacks(plans: dict[str, Any], name: str) -> None:
     assert set(pods) == WORKLOADS
     assert all(pod["namespace"] and pod["service_account"] for pod in pods.values())
     access = {r["index"]: r["values"] for r in planned if r["type"] == "aws_eks_access_policy_association"}
-    scopes = {who: (v["policy_arn"].rpartition("/")[2], v["access_scope"][0]["type"], v["access_scope"][0]["namespaces"]) for who, v in access.items()}
+    scopes = {who: (v["policy_arn"].rpartition("/")[2], v["access_scope"][0]["type"], v["access_scope"][0]["namespaces"] or []) for who, v in access.items()}
     assert scopes == {
         "arn:aws:iam::123456789012:role/administrator": ("AmazonEKSClusterAdminPolicy", "cluster", []),
         "deploy": ("AmazonEKSAdminPolicy", "namespace", ["quarry"]),

@@ -10,7 +10,7 @@ from runner import CLONE
 
 NAME = "quarry-staging"
 BUCKETS = {f"{NAME}-123456789012-{kind}" for kind in ("documents", "artefacts", "logs")}
-STAGE, KEY_B = "module.edge.aws_api_gateway_stage.this", 'module.edge.aws_secretsmanager_secret_version.key["b"]'
+STAGE, KEY_B = "module.edge.aws_api_gateway_stage.this", "module.edge.aws_secretsmanager_secret_version.b"
 CLIENTS = "{first={rate=2,burst=4,requests_per_day=10000},second={rate=1,burst=1,requests_per_day=10}}"
 KEYS, PLANS, PLAN_KEYS = (f'module.edge.aws_api_gateway_{kind}.this["second"]' for kind in ("api_key", "usage_plan", "usage_plan_key"))
 # What one variable is set to -> what that touches, and how.
@@ -60,7 +60,7 @@ def test_every_route_is_at_the_edge(applied: Applied) -> None:
     for path, methods in document["paths"].items():
         for method in methods:
             passed = edge.get_integration(restApiId=api["id"], resourceId=found[path]["id"], httpMethod=method.upper())
-            assert (passed["type"], passed["connectionType"], passed["timeoutInMillis"]) == ("HTTP_PROXY", "VPC_LINK", 29_000)
+            assert (passed["type"].upper(), passed["connectionType"], passed["timeoutInMillis"]) == ("HTTP_PROXY", "VPC_LINK", 29_000)
             assert passed["uri"] == f"http://${{stageVariables.gateway}}{path.replace('+}', '}')}"
             settings = stage["methodSettings"][f"{path.replace('/', '~1')}/{method.upper()}"]
             assert settings["throttlingRateLimit"] == {"/v1/answers": 20.0, "/v1/search": 40.0}.get(path, 5.0 if method in ("put", "delete") else 20.0)

@@ -81,7 +81,7 @@ MUST: dict[str, tuple[tuple[Call, ...], tuple[Call, ...]]] = {
         ),
     ),
     "balancer": (
-        (call("elasticloadbalancing:RegisterTargets", f"arn:aws:elasticloadbalancing:{REGION}:{ACCOUNT}:targetgroup/{NAME}/*"), call("ec2:DescribeSubnets")),
+        (call("elasticloadbalancing:DescribeTargetHealth"), call("ec2:DescribeSubnets")),
         (
             call("elasticloadbalancing:RegisterTargets", f"arn:aws:elasticloadbalancing:{REGION}:{ACCOUNT}:targetgroup/other/1"),
             call("elasticloadbalancing:CreateLoadBalancer"),
@@ -171,6 +171,12 @@ def test_keys_are_used_through_the_services_alone(own: dict[str, list[Document]]
     assert not allowed(own["reader"], "kms:GenerateDataKey", key, kms_ViaService=f"s3.{REGION}.amazonaws.com")
     assert allowed(own["training"], "kms:GenerateDataKey", key, kms_ViaService=f"s3.{REGION}.amazonaws.com")
     assert not allowed(own["secrets"], "kms:Decrypt", key, kms_ViaService=f"s3.{REGION}.amazonaws.com")
+
+
+def test_pods_are_registered_at_the_edge_alone(own: dict[str, list[Document]], applied: Applied) -> None:
+    (group,) = [r["values"]["arn"] for r in applied.state if r["type"] == "aws_lb_target_group"]
+    assert allowed(own["balancer"], "elasticloadbalancing:RegisterTargets", group)
+    assert not allowed(own["balancer"], "elasticloadbalancing:DeleteTargetGroup", group)
 
 
 def test_who_may_take_a_role(applied: Applied) -> None:

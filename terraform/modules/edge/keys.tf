@@ -15,14 +15,32 @@ ephemeral "aws_secretsmanager_random_password" "key" {
   exclude_punctuation = true
 }
 
-resource "aws_secretsmanager_secret_version" "key" {
-  for_each                 = var.edge_key_versions
-  secret_id                = aws_secretsmanager_secret.key[each.key].id
-  secret_string_wo         = ephemeral.aws_secretsmanager_random_password.key[each.key].random_password
-  secret_string_wo_version = each.value
+# Two resources and not one for each letter: a change of one would have Terraform read the other anew, and touch the stage for nothing.
+resource "aws_secretsmanager_secret_version" "a" {
+  secret_id                = aws_secretsmanager_secret.key["a"].id
+  secret_string_wo         = ephemeral.aws_secretsmanager_random_password.key["a"].random_password
+  secret_string_wo_version = var.edge_key_versions.a
 }
 
-data "aws_secretsmanager_secret_version" "sent" {
-  secret_id  = aws_secretsmanager_secret.key[var.edge_key].id
-  version_id = aws_secretsmanager_secret_version.key[var.edge_key].version_id
+resource "aws_secretsmanager_secret_version" "b" {
+  secret_id                = aws_secretsmanager_secret.key["b"].id
+  secret_string_wo         = ephemeral.aws_secretsmanager_random_password.key["b"].random_password
+  secret_string_wo_version = var.edge_key_versions.b
+}
+
+# Only the key that is sent is read, and so in the state.
+data "aws_secretsmanager_secret_version" "a" {
+  count      = var.edge_key == "a" ? 1 : 0
+  secret_id  = aws_secretsmanager_secret.key["a"].id
+  version_id = aws_secretsmanager_secret_version.a.version_id
+}
+
+data "aws_secretsmanager_secret_version" "b" {
+  count      = var.edge_key == "b" ? 1 : 0
+  secret_id  = aws_secretsmanager_secret.key["b"].id
+  version_id = aws_secretsmanager_secret_version.b.version_id
+}
+
+locals {
+  sent = one(concat(data.aws_secretsmanager_secret_version.a[*].secret_string, data.aws_secretsmanager_secret_version.b[*].secret_string))
 }

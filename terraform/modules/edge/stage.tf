@@ -23,7 +23,7 @@ resource "aws_api_gateway_stage" "this" {
   variables = {
     gateway  = aws_lb.this.dns_name
     vpc_link = aws_api_gateway_vpc_link.this.id
-    edge_key = data.aws_secretsmanager_secret_version.sent.secret_string
+    edge_key = local.sent
   }
 
   dynamic "canary_settings" {
