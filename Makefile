@@ -31,7 +31,7 @@ GATEWAY := http://127.0.0.1:$(or $(QUARRY_GATEWAY_PORT),8080)
 SERVING := services/contract services/runtime services/retriever services/reader services/gateway
 PIPELINES := pipelines/ingestion pipelines/training pipelines/kubeflow
 WRAPPERS := services/reader/seldon services/retriever/seldon
-PROJECTS := $(SERVING) $(PIPELINES) tests
+PROJECTS := $(SERVING) $(PIPELINES) tests tests/infrastructure
 P ?= $(PROJECTS)
 # Suites that run side by side; each prints when it has ended.
 TEST_JOBS ?= 2
@@ -206,9 +206,6 @@ deploy: $(HELM) ## Onto the cluster of the current context: make deploy RELEASE=
 	@$(HELM) upgrade --install quarry helm/quarry --namespace quarry --values helm/quarry/values-$(or $(ENVIRONMENT),staging).yaml \
 	  --values helm/quarry/values-release.yaml --wait --timeout 15m
 
-faults: tests/.venv/.ready $(HELM) ## Plant faults in the chart, one at a time, and tell which no rule catches
-	@cd tests && .venv/bin/python -m manifests.faults
-
 cluster: ## A kind cluster on a laptop with Docker: images, platform and chart
 	@k8s/cluster.sh
 
@@ -217,6 +214,16 @@ cluster-test: ## Ask the cluster a question and check the answer's evidence
 
 examples: pipelines/ingestion/.venv/.ready ## Build the sample corpus's PDF and DOCX files and its questions from their sources
 	@cd examples && $(CURDIR)/pipelines/ingestion/.venv/bin/python build.py
+
+edge: services/gateway/.venv/.ready ## Generate the API Gateway's definition anew from the gateway's OpenAPI document
+	@cd services/gateway && .venv/bin/python -m quarry_gateway.apigateway > $(CURDIR)/terraform/modules/edge/api.json
+
+cost: tests/infrastructure/.venv/.ready ## Plan every environment of terraform/ on this machine and write docs/cost.md's table
+	@cd tests/infrastructure && .venv/bin/python cost.py
+
+faults: tests/.venv/.ready tests/infrastructure/.venv/.ready $(HELM) ## Plant faults in chart and terraform/, one at a time, and tell which are not caught
+	@cd tests && .venv/bin/python -m manifests.faults
+	@cd tests/infrastructure && .venv/bin/python faults.py
 
 retriever-gain: pipelines/training/.venv/.ready ## Train a retriever and measure it on held-out documents: make retriever-gain DATA=squad.json
 	@test -f "$(DATA)" || { echo 'say with what: make retriever-gain DATA=squad.json'; exit 2; }
@@ -228,7 +235,7 @@ base-reader: pipelines/training/.venv/.ready ## Train the base reader anew from 
 
 lock: | $(UV) ## Resolve the pinned requirements of all projects, or of P, anew
 	@for p in $(P); do (cd $$p && $(UV) pip compile --quiet --no-header --no-emit-index-url --no-emit-find-links --python-version $$(cat .python-version) \
-	  --no-emit-package quarry-contract --no-emit-package quarry-runtime --no-emit-package quarry-reader --no-emit-package quarry-retriever \
+	  --no-emit-package quarry-contract --no-emit-package quarry-runtime --no-emit-package quarry-reader --no-emit-package quarry-retriever --no-emit-package quarry-gateway \
 	  --extra dev pyproject.toml -o requirements.lock && sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock); done
 
 clean: down ## Remove state and environments
@@ -248,5 +255,5 @@ $(TOOLS)/helm: | $(UV)
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images
+.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images edge cost
 .SECONDARY:

@@ -10,7 +10,6 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 from quarry_contract.errors import ErrorCode, QuarryError
@@ -24,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from . import changes, openapi
 from .auth import claimed
 from .draining import DrainingProtocol, Server
+from .edge import EdgeError, EdgeKeys, EdgeOnly
 from .keys import KeysError
 from .routes import elapsed_ms, open_router, problem, request_id, router
 from .service import Gateway, PipelineError
@@ -38,7 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The application.
 
     Raises:
-        ManifestError, PipelineError, KeysError: the release, the pipeline or the file of token keys cannot be used.
+        ManifestError, PipelineError, KeysError, EdgeError: the release, the pipeline, the file of token keys or that of edge keys cannot be used.
     """
     gateway = Gateway(settings, Metrics())
 
@@ -55,6 +55,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(QuarryError, _quarry_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _gone)
+    if settings.edge_keys is not None:
+        app.add_middleware(EdgeOnly, keys=EdgeKeys(settings.edge_keys), metrics=gateway.metrics)
     app.add_middleware(Observed, gateway=gateway)
     _add_docs(app)
     return app
@@ -73,10 +75,7 @@ def _add_docs(app: FastAPI) -> None:
 
     def schema() -> dict[str, Any]:
         if not app.openapi_schema:
-            text = "Answers from documents: the exact words, the place they stand, and a calibrated confidence."
-            described = get_openapi(title=TITLE, version="1", description=text, routes=app.routes)
-            described["components"] = {"schemas": openapi.schemas(), "securitySchemes": openapi.SECURITY}
-            app.openapi_schema = described
+            app.openapi_schema = openapi.document(TITLE, app.routes)
         return app.openapi_schema
 
     app.openapi = schema  # type: ignore[method-assign]
@@ -177,7 +176,7 @@ def main() -> None:
     settings = Settings.from_environment()
     try:
         app = create_app(settings)
-    except (ManifestError, PipelineError, KeysError) as error:
+    except (ManifestError, PipelineError, KeysError, EdgeError) as error:
         sys.exit(f"the gateway cannot start: {error}")
     config = uvicorn.Config(
         app,

@@ -1,12 +1,15 @@
 """The OpenAPI description of each route, made from the contract's own dataclasses."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 from quarry_contract.errors import ErrorCode
 from quarry_contract.manifests import ReleaseManifest
 from quarry_contract.messages import HEADER_RELEASE, AnswerRequest, AnswerResponse, DocumentText, Job, SearchQuery, SearchResponse
 from quarry_contract.uploads import HEADER_PRINCIPALS
+from starlette.routing import BaseRoute
 
 REF = "#/components/schemas/{model}"
 MESSAGES: tuple[Any, ...] = (AnswerRequest, AnswerResponse, SearchQuery, SearchResponse, DocumentText, Job, ReleaseManifest)
@@ -61,6 +64,13 @@ _READERS = [
 ]
 _FORGET = [{"name": "forget", "in": "query", "schema": {"type": "boolean", "default": False}, "description": "also whatever was kept about the document"}]
 _MORE = {"document": _RANGE, "put": _READERS, "delete": _FORGET}
+
+
+def document(title: str, routes: Sequence[BaseRoute]) -> dict[str, Any]:
+    """The OpenAPI document of these routes."""
+    text = "Answers from documents: the exact words, the place they stand, and a calibrated confidence."
+    found = get_openapi(title=title, version="1", description=text, routes=routes)
+    return {**found, "components": {"schemas": schemas(), "securitySchemes": SECURITY}}
 
 
 def schemas() -> dict[str, Any]:

@@ -63,11 +63,12 @@ class Settings:
     ingestion_url: str = ""  # where uploads go; none are taken without it
     max_upload_bytes: int = 200_000_000
     upload_deadline_ms: int = 300_000
+    edge_keys: Path | None = None  # a file of keys, watched; only requests with one of them are answered
 
     @classmethod
     def from_environment(cls) -> "Settings":
         """Read the QUARRY_GATEWAY_ variables _HOST, _PORT, _READER_URL, _RETRIEVER_URL, _RELEASE, _ROUTES, _PIPELINE, _DEADLINE_MS,
-        _DEADLINE_MAX_MS, _MAX_BODY_BYTES, _LAME_DUCK_SEC, _INGESTION_URL, _MAX_UPLOAD_BYTES, _UPLOAD_DEADLINE_MS, and AuthSettings'.
+        _DEADLINE_MAX_MS, _MAX_BODY_BYTES, _LAME_DUCK_SEC, _INGESTION_URL, _MAX_UPLOAD_BYTES, _UPLOAD_DEADLINE_MS, _EDGE_KEYS, and AuthSettings'.
 
         Raises:
             SystemExit: a value is out of range.
@@ -89,6 +90,7 @@ class Settings:
             ingestion_url=text(f"{PREFIX}INGESTION_URL", cls.ingestion_url).rstrip("/"),
             max_upload_bytes=int(_number("MAX_UPLOAD_BYTES", cls.max_upload_bytes, 1_000, 10_000_000_000)),
             upload_deadline_ms=int(_number("UPLOAD_DEADLINE_MS", cls.upload_deadline_ms, 1, 3_600_000)),
+            edge_keys=Path(keys) if (keys := text(f"{PREFIX}EDGE_KEYS")) else None,
         )
 
 

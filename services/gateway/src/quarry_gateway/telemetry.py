@@ -25,6 +25,7 @@ class Metrics:
         self.mismatch = Counter("quarry_evidence_mismatch_total", "Answers stopped because their evidence did not hold", registry=self.registry)
         self.asked_again = Counter("quarry_asked_again_total", "Questions asked anew because a cited document changed meanwhile", registry=self.registry)
         self.tokens_refused = Counter("quarry_gateway_tokens_refused_total", "Tokens that were not valid, by reason", ["reason"], registry=self.registry)
+        self.bypasses = Counter("quarry_gateway_bypasses_refused_total", "Requests that did not come by the edge", registry=self.registry)
         self.release = Gauge("quarry_gateway_release_info", "The releases that answer", ["release", "role"], registry=self.registry)
         self.answered = Counter("quarry_release_answers_total", "Questions by release and outcome", ["release", "code"], registry=self.registry)
         self.release_seconds = Histogram("quarry_release_answer_seconds", "Time to answer", ["release"], buckets=BUCKETS, registry=self.registry)

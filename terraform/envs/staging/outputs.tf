@@ -1,0 +1,46 @@
+output "url" {
+  description = "Where clients ask."
+  value       = module.edge.url
+}
+
+output "revision" {
+  description = "The revision of the edge's API."
+  value       = module.edge.revision
+}
+
+output "buckets" {
+  description = "Bucket by what it holds."
+  value       = module.storage.names
+}
+
+output "images" {
+  description = "Where each image is pushed to."
+  value       = module.registry.urls
+}
+
+output "database" {
+  description = "MLflow's PostgreSQL: where it is, and the secret with user name and password."
+  value       = { endpoint = module.database.endpoint, secret = module.database.secret_arn }
+}
+
+output "github_roles" {
+  description = "For GitHub's environment variables: role ARN by what a job does."
+  value       = module.identity.github_role_arns
+}
+
+output "edge" {
+  description = "For the chart: where pods are registered, and the secrets with the edge's keys."
+  value       = { target_group = module.edge.target_group_arn, secrets = module.edge.secret_arns }
+}
+
+output "next" {
+  description = "What to type now."
+  value = {
+    kubectl = "aws eks update-kubeconfig --region ${var.region} --name ${module.cluster.name}"
+    api_keys = {
+      for client, id in module.edge.api_key_ids :
+      client => "aws apigateway get-api-key --region ${var.region} --include-value --query value --output text --api-key ${id}"
+    }
+    ask = "curl -s ${module.edge.url}/v1/answers -H \"x-api-key: $KEY\" -H 'Content-Type: application/json' -d '{\"question\": \"At what wind speed does work on the scaffold stop?\"}'"
+  }
+}

@@ -1,0 +1,4 @@
+variable "name" {
+  description = "Prefix of all names of the environment."
+  type        = string
+}

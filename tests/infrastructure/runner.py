@@ -1,0 +1,144 @@
+"""Runs the real terraform with the real AWS provider, from a plugin mirror on this machine, against a moto server on loopback."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import loopback
+
+CLONE = Path(__file__).resolve().parents[2]
+SOURCE = CLONE / "terraform"
+ENVIRONMENTS = ("dev", "staging", "production")
+ACCOUNT = "123456789012"
+REGION = "eu-central-1"
+PROVIDER = "*/hashicorp/aws/5.*/*_*/terraform-provider-aws*"  # below a mirror: host, namespace, name, version, platform
+Resource = dict[str, Any]
+
+
+class Missing(Exception):
+    """Why Terraform cannot run here."""
+
+
+def mirror() -> Path:
+    """The folder of provider plugins: QUARRY_TERRAFORM_PLUGINS, else where Terraform and packagers keep them.
+
+    Raises:
+        Missing: there is no terraform or no AWS provider 5.
+    """
+    if shutil.which("terraform") is None:
+        raise Missing("terraform is not installed")
+    data = [Path.home() / ".local/share", *map(Path, os.environ.get("XDG_DATA_DIRS", "/usr/local/share:/usr/share").split(":"))]
+    usual = [Path.home() / ".terraform.d/plugins", *(folder / "terraform/plugins" for folder in data), *sorted(Path("/opt").glob("*"))]
+    told = [Path(os.environ[name]) for name in ("QUARRY_TERRAFORM_PLUGINS", "TF_PLUGIN_CACHE_DIR") if os.environ.get(name)]
+    for folder in told + usual:
+        if next(folder.glob(PROVIDER), None):
+            return folder.resolve()
+    raise Missing("no AWS provider 5 for terraform: set QUARRY_TERRAFORM_PLUGINS to a folder that `terraform providers mirror` filled")
+
+
+@contextmanager
+def moto(log: Path) -> Iterator[str]:
+    """A moto server of its own on a free port; its address."""
+    script = (
+        "from moto.server import DomainDispatcherApplication, create_backend_app\n"
+        "from werkzeug.serving import make_server\n"
+        "server = make_server('127.0.0.1', 0, DomainDispatcherApplication(create_backend_app), threaded=True)\n"
+        "print(server.port, flush=True)\nserver.serve_forever()\n"
+    )
+    environment = {**os.environ, "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}
+    command = [sys.executable, "-c", script]
+    with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True) as process:
+        try:
+            assert process.stdout
+            address = f"http://127.0.0.1:{int(process.stdout.readline())}"
+            _answers(address)
+            yield address
+        finally:
+            process.kill()
+
+
+def _answers(address: str) -> None:
+    for _ in range(100):
+        try:
+            urllib.request.urlopen(f"{address}/moto-api/", timeout=5).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError("moto does not answer")
+
+
+@dataclass(frozen=True)
+class Terraform:
+    """Terraform on one environment, in a copy of terraform/."""
+
+    copy: Path
+    name: str
+    environment: dict[str, str]
+
+    @property
+    def folder(self) -> Path:
+        """The root module."""
+        return self.copy / "envs" / self.name
+
+    def run(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> "subprocess.CompletedProcess[str]":
+        """Run a command; fails with its output unless the exit code is one of `codes`."""
+        done = subprocess.run(["terraform", *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode in codes, f"terraform {arguments[0]}:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+        return done
+
+    def plan(self, refresh: bool = True) -> dict[str, Any]:
+        """What there would be and what would be changed, as `terraform show -json` says it; without `refresh`, from the state alone."""
+        with tempfile.NamedTemporaryFile() as kept:
+            self.run("plan", "-input=false", "-no-color", "-lock=false", f"-refresh={str(refresh).lower()}", f"-out={kept.name}")
+            return dict(json.loads(self.run("show", "-json", kept.name).stdout))
+
+    def changes(self, *variables: str, refresh: bool = True) -> dict[str, str]:
+        """Address -> what a plan with these variables (NAME=VALUE) would do to it."""
+        flags = [f"-refresh={str(refresh).lower()}", *(f"-var={v}" for v in variables)]
+        told = [json.loads(line) for line in self.run("plan", "-json", "-input=false", "-lock=false", *flags).stdout.splitlines()]
+        touched = {line["change"]["resource"]["addr"]: line["change"]["action"] for line in told if line["type"] == "planned_change"}
+        return {address: action for address, action in touched.items() if action != "read"}
+
+    def state(self) -> list[Resource]:
+        """What there is."""
+        return resources(json.loads(self.run("show", "-json").stdout))
+
+
+def prepare(copy: Path, name: str, address: str, applied: bool) -> Terraform:
+    """A copy of terraform/ with one environment initialised; `applied`: with what apply needs to get on with moto."""
+    shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*", "terraform.tfvars"))
+    root = copy / "envs" / name
+    (root / "loopback_override.tf").write_text(loopback.PROVIDER)
+    for file, text in loopback.APPLIED.items() if applied else ():
+        (copy / file).write_text(text)
+    given = re.sub("111122223333", ACCOUNT, (root / "example.tfvars").read_text())
+    (root / "terraform.tfvars").write_text(given)
+    settings = copy / "plugins.tfrc"
+    settings.write_text(f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror()}"\n  }}\n}}\n')
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "TF_"))}
+    made = Terraform(copy, name, {**kept, "TF_CLI_CONFIG_FILE": str(settings), "AWS_ENDPOINT_URL": address, "CHECKPOINT_DISABLE": "1"})
+    made.run("init", "-input=false", "-no-color", "-lockfile=readonly")
+    return made
+
+
+def resources(shown: dict[str, Any]) -> list[Resource]:
+    """All resources of a state, or of a plan's outcome."""
+    found: list[Resource] = []
+    modules = [(shown.get("planned_values") or shown.get("values") or {}).get("root_module", {})]
+    while modules:
+        module = modules.pop()
+        found += [{"values": {}, **r} for r in module.get("resources", []) if r["mode"] == "managed"]  # none are known of some in a plan
+        modules += module.get("child_modules", [])
+    return found
