@@ -27,12 +27,12 @@ GATEWAY := http://127.0.0.1:$(or $(QUARRY_GATEWAY_PORT),8080)
 SERVING := services/contract services/runtime services/retriever services/reader services/gateway
 PIPELINES := pipelines/ingestion pipelines/training pipelines/kubeflow
 WRAPPERS := services/reader/seldon services/retriever/seldon
-PROJECTS := $(SERVING) $(PIPELINES) tests
+PROJECTS := $(SERVING) $(PIPELINES) tests tests/delivery
 P ?= $(PROJECTS)
 # Suites that run side by side; each prints when it has ended.
 TEST_JOBS ?= 2
-# What the tests start besides Python: PostgreSQL under MLflow.
-DEBIAN_PACKAGES := postgresql
+# What the tests start besides Python: PostgreSQL under MLflow, Prometheus over a canary's figures, a linter of shell scripts.
+DEBIAN_PACKAGES := postgresql prometheus shellcheck
 
 TRAINING := $(QUARRY_TRAINING_PYTHON) -W ignore -m
 KUBEFLOW := $(CURDIR)/pipelines/kubeflow/.venv/bin/python -W ignore -m quarry_kubeflow
@@ -163,6 +163,27 @@ $(STAMPS)/reader: examples/questions/train.json examples/questions/dev.json pipe
 	  held_out="$(CURDIR)/examples/questions/dev.json" mlflow_uri="$$MLFLOW_TRACKING_URI" max_seconds=240 $(PROGRESS) || test $$? = $(REFUSED)
 	@mkdir -p $(STAMPS) && touch $@
 
+##@ Delivering it
+
+canary-watch: ## Watch a candidate's service levels: make canary-watch PROMETHEUS=url RELEASE=id LIVE_RELEASE=id [WATCH="--minutes 30"]
+	@test -n "$(PROMETHEUS)" -a -n "$(RELEASE)" -a -n "$(LIVE_RELEASE)" || { echo 'say where and which: make canary-watch PROMETHEUS=url RELEASE=id LIVE_RELEASE=id'; exit 2; }
+	@python3 .github/scripts/slo.py --prometheus "$(PROMETHEUS)" --release "$(RELEASE)" --live "$(LIVE_RELEASE)" $(WATCH)
+
+recall: ## Do known questions still find their documents? make recall GATEWAY_URL=url DATA=squad.json [FLOOR=0.95]
+	@test -f "$(DATA)" || { echo 'say with what: make recall DATA=squad.json [GATEWAY_URL=url]'; exit 2; }
+	@python3 .github/scripts/recall_canaries.py "$(DATA)" --gateway "$(or $(GATEWAY_URL),$(GATEWAY))" --floor $(or $(FLOOR),0.95)
+
+backup: ## A consistent copy of index, ledger and releases, while ingestion runs: make backup DIR=folder
+	@test -n "$(DIR)" || { echo 'say where to: make backup DIR=folder'; exit 2; }
+	@python3 .github/scripts/backup.py "$(QUARRY_HOME)" "$(DIR)"
+
+restore-drill: $(SERVING:%=%/.venv/.ready) pipelines/ingestion/.venv/.ready ## Does a backup restore to something that answers? make restore-drill BACKUP=folder MODELS=folder
+	@test -d "$(BACKUP)" -a -d "$(MODELS)" || { echo 'say of what: make restore-drill BACKUP=folder MODELS=folder'; exit 2; }
+	@python3 .github/scripts/restore_drill.py "$(BACKUP)" --models "$(MODELS)"
+
+pipelines: pipelines/kubeflow/.venv/.ready ## Compile the Kubeflow pipelines into their YAML beside the source
+	@$(KUBEFLOW) compile
+
 ##@ Working on it
 
 envs: $(P:%=%/.venv/.ready) ## Environments of all projects, or of P="services/reader"
@@ -184,7 +205,10 @@ packages: ## The Debian packages that tests start: installed if you are root, el
 
 lint: $(P:%=%/.venv/.ready) ## ruff and mypy --strict over all src/
 	@for p in $(P); do echo "== $$p"; (cd $$p && .venv/bin/ruff check . && { test ! -d src || .venv/bin/mypy src; }) || exit 1; done
-	@services/contract/.venv/bin/ruff check local && services/contract/.venv/bin/mypy --strict local
+	@services/contract/.venv/bin/ruff check local .github && services/contract/.venv/bin/mypy --strict local && services/contract/.venv/bin/mypy --strict .github/scripts
+
+projects:
+	@echo $(PROJECTS)
 
 bench: services/reader/.venv/.ready ## Ratios against peers and against raw ONNX Runtime, each from one run
 	@for b in $(wildcard services/*/bench/*.py); do (cd $$(dirname $$(dirname $$b)) && .venv/bin/python bench/$$(basename $$b)) || exit 1; done
@@ -214,6 +238,11 @@ clean: down ## Remove state and environments
 $(UV):
 	@python3 -m venv $(TOOLS)/uv && $(TOOLS)/uv/bin/pip install --quiet uv==$(UV_VERSION)
 
+# Linters that are npm packages; where there is no npm, their tests are skipped and say so.
+tests/delivery/.venv/.ready: | tests/delivery/node_modules
+tests/delivery/node_modules: tests/delivery/package-lock.json
+	@if command -v npm >/dev/null; then cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules; fi
+
 # One environment per project, from its own lock; the sibling projects it names come from the clone.
 %/.venv/.ready: %/requirements.lock %/pyproject.toml %/.python-version | $(UV)
 	@echo "environment of $*"
@@ -221,5 +250,5 @@ $(UV):
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest examples retriever-gain base-reader lock clean
+.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve canary-watch recall backup restore-drill pipelines projects envs packages test lint bench bench-ingest examples retriever-gain base-reader lock clean
 .SECONDARY:
