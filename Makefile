@@ -104,6 +104,10 @@ submit: pipelines/kubeflow/.venv/.ready ## Run a pipeline on a Kubeflow server: 
 	@test -n "$(KFP_HOST)" -a -n "$(PIPELINE)" || { echo 'say where and what: make submit KFP_HOST=url PIPELINE=train-reader SET="key=value ..."'; exit 2; }
 	@$(KUBEFLOW) submit $(PIPELINE) --host "$(KFP_HOST)" --set $(SET) $(if $(IMAGES),--image $(IMAGES)) $(if $(SCHEDULE),--schedule "$(SCHEDULE)") $(if $(WAIT),--wait)
 
+upload-pipelines: pipelines/kubeflow/.venv/.ready ## Upload the pipelines to a Kubeflow server without running them: make upload-pipelines KFP_HOST=url
+	@test -n "$(KFP_HOST)" || { echo 'say where to: make upload-pipelines KFP_HOST=url'; exit 2; }
+	@$(KUBEFLOW) upload --host "$(KFP_HOST)"
+
 eval: pipelines/training/.venv/.ready ## Ask every question of a SQuAD file through the gateway: make eval DATA=squad.json [CORPUS=dir]
 	@test -f "$(DATA)" || { echo 'say with what: make eval DATA=squad.json'; exit 2; }
 	@$(if $(CORPUS),$(MAKE) ingest DIR="$(CORPUS)" >&2)
@@ -250,5 +254,5 @@ tests/delivery/node_modules: tests/delivery/package-lock.json
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve canary-watch recall backup restore-drill pipelines projects envs packages test lint bench bench-ingest examples retriever-gain base-reader lock clean
+.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit upload-pipelines eval eval-reader gate release promote canary rollback reindex serve canary-watch recall backup restore-drill pipelines projects envs packages test lint bench bench-ingest examples retriever-gain base-reader lock clean
 .SECONDARY:

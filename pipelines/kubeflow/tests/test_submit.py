@@ -1,5 +1,6 @@
 """Submitting to a Kubeflow Pipelines server: the real client against a wire-level stand-in (kfp_standin.py)."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -102,3 +103,17 @@ def test_a_server_that_is_not_there_is_told(server: KfpStandIn) -> None:
     server.fail["/apis/v2beta1/runs"] = 503
     with pytest.raises(SubmitError, match=r"refused \(503\): told to fail"):
         submit(TRAIN, Target(server.url))
+
+
+def test_an_upload_runs_nothing_and_is_of_the_version_that_submit_runs(server: KfpStandIn) -> None:
+    command = [sys.executable, "-m", "quarry_kubeflow", "upload", "--host", server.url]
+    first, again = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert first == again
+    made = json.loads(first)
+    assert made.keys() == cli.PIPELINES.keys()
+    assert not server.runs
+    run = submit(TRAIN, Target(server.url))
+    assert (run["pipeline"], run["version"]) == (made["train-reader"]["pipeline"], made["train-reader"]["version"])
+    gone = subprocess.run([*command[:-1], "http://127.0.0.1:9"], capture_output=True, text=True, check=False)
+    assert gone.returncode == 1
+    assert "upload failed: http://127.0.0.1:9 cannot be reached" in gone.stderr
