@@ -107,7 +107,7 @@ def test_a_server_that_is_not_there_is_told(server: KfpStandIn) -> None:
 
 def test_an_upload_runs_nothing_and_is_of_the_version_that_submit_runs(server: KfpStandIn) -> None:
     command = [sys.executable, "-m", "quarry_kubeflow", "upload", "--host", server.url]
-    first, again = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    first, again = (subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1] for _ in range(2))
     assert first == again
     made = json.loads(first)
     assert made.keys() == cli.PIPELINES.keys()
