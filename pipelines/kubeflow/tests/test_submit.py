@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quarry_kubeflow import __main__ as cli
-from quarry_kubeflow.submit import Submission, SubmitError, Target, package, submit, wait
+from quarry_kubeflow.submit import Submission, SubmitError, Target, package, submit, upload, wait
 
 from .kfp_standin import KfpStandIn, serving
 
@@ -106,14 +106,17 @@ def test_a_server_that_is_not_there_is_told(server: KfpStandIn) -> None:
 
 
 def test_an_upload_runs_nothing_and_is_of_the_version_that_submit_runs(server: KfpStandIn) -> None:
-    command = [sys.executable, "-m", "quarry_kubeflow", "upload", "--host", server.url]
-    first, again = (subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1] for _ in range(2))
+    first, again = (upload(TRAIN.name, TRAIN.package, Target(server.url)) for _ in range(2))
     assert first == again
-    made = json.loads(first)
-    assert made.keys() == cli.PIPELINES.keys()
     assert not server.runs
     run = submit(TRAIN, Target(server.url))
-    assert (run["pipeline"], run["version"]) == (made["train-reader"]["pipeline"], made["train-reader"]["version"])
-    gone = subprocess.run([*command[:-1], "http://127.0.0.1:9"], capture_output=True, text=True, check=False)
-    assert gone.returncode == 1
-    assert "upload failed: http://127.0.0.1:9 cannot be reached" in gone.stderr
+    assert first == {"pipeline": run["pipeline"], "version": run["version"]}
+
+
+def test_the_command_line_uploads_every_pipeline(server: KfpStandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["quarry_kubeflow", "upload", "--host", server.url])
+    cli.main()
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]).keys() == cli.PIPELINES.keys()
+    monkeypatch.setattr(sys, "argv", ["quarry_kubeflow", "upload", "--host", "http://127.0.0.1:9"])
+    with pytest.raises(SystemExit, match=r"upload failed: http://127.0.0.1:9 cannot be reached"):
+        cli.main()
