@@ -1,5 +1,5 @@
 // Evaluates a declarative Jenkinsfile against the sections that Jenkins knows, and prints what it would do as JSON:
-// `groovy declarative.groovy Jenkinsfile`. What is refused: a section in a place where Jenkins has none, a pipeline without
+// `groovy declarative.groovy Jenkinsfile...`, a list of {pipeline} or {refused}. What is refused: a section in a place where Jenkins has none, a pipeline without
 // agent or stages, a stage without exactly one of steps, stages, parallel and matrix, `environment` with anything but
 // assignments. The tables follow jenkins.io/doc/book/pipeline/syntax. Steps are those that our Jenkinsfile may use: Jenkins'
 // own come from plugins, and an unknown one is refused here as it would be there.
@@ -84,16 +84,16 @@ class Section {
     }
 }
 
-Map found = null
-Binding binding = new Binding()
-binding.setVariable('pipeline') { Closure body -> found = Section.of('pipeline', body).node }
-try {
-    new GroovyShell(binding).evaluate(new File(args[0]))
-    if (found == null) {
-        throw new Refused('there is no `pipeline`')
+Map read(String path) {
+    Map found = null
+    Binding binding = new Binding()
+    binding.setVariable('pipeline') { Closure body -> found = Section.of('pipeline', body).node }
+    try {
+        new GroovyShell(binding).evaluate(new File(path))
+    } catch (Refused | org.codehaus.groovy.control.CompilationFailedException | MissingMethodException | MissingPropertyException refused) {
+        return [refused: refused.message]
     }
-    println JsonOutput.toJson(found)
-} catch (Refused | org.codehaus.groovy.control.CompilationFailedException | MissingMethodException | MissingPropertyException refused) {
-    System.err.println("${args[0]}: ${refused.message}")
-    System.exit(1)
+    return found ? [pipeline: found] : [refused: 'there is no `pipeline`']
 }
+
+println JsonOutput.toJson(args.collect { read(it) })

@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,17 +45,23 @@ def missing() -> str | None:
 
 
 def read(root: Path = CLONE) -> Node:
-    """The pipeline.
+    """The pipeline of a clone.
 
     Raises:
         RefusedPipeline: it is no Groovy, or no declarative pipeline.
     """
+    [found] = read_all([root / "Jenkinsfile"])
+    if isinstance(found, RefusedPipeline):
+        raise found
+    return found
+
+
+def read_all(paths: Sequence[Path]) -> list[Node | RefusedPipeline]:
+    """Several pipelines by one Java process; in place of one that is refused, why."""
     jars = ":".join(str(jar) for jar in sorted(GROOVY.rglob("*.jar")))
-    command = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", jars, "groovy.ui.GroovyMain"]
-    done = subprocess.run([*command, str(PROJECT / "declarative.groovy"), str(root / "Jenkinsfile")], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RefusedPipeline(done.stderr.strip())
-    return _node(json.loads(done.stdout))
+    command = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", jars, "groovy.ui.GroovyMain", str(PROJECT / "declarative.groovy"), *map(str, paths)]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return [_node(one["pipeline"]) if "pipeline" in one else RefusedPipeline(one["refused"]) for one in told]
 
 
 def _node(told: dict[str, Any]) -> Node:
