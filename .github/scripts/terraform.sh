@@ -22,7 +22,7 @@ case "$verb" in
     for folder in terraform/envs/*/; do
       environment="$(basename "$folder")"
       initialise -backend=false
-      terraform -chdir="$folder" validate
+      terraform -chdir="terraform/envs/$environment" validate
     done
     ;;
   plan | apply)

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from .workflows import CLONE, Workflow
 
 STOOD_IN = ("aws", "cosign", "docker", "gh", "grype", "helm", "kubectl", "make", "syft", "terraform")
 EXPRESSION = re.compile(r"\$\{\{\s*(.+?)\s*\}\}")
-AFTER_FAILURE = ("failure()", "failure() || cancelled()", "always()")
+AFTER_FAILURE = ("failure()", "failure() || cancelled()")
 SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail")
 COPIED = (".github", "Jenkinsfile", "Makefile")
 
@@ -76,6 +77,8 @@ def environment(folder: Path, fails: str = "") -> dict[str, str]:
         if not (stubs / name).exists():
             shutil.copy2(Path(__file__).with_name("standin.py"), stubs / name)
             (stubs / name).chmod(0o755)
+    if not (stubs / "python3").exists():  # a version manager's python3 would put its own folder before the stand-ins
+        (stubs / "python3").symlink_to(Path(sys.executable).resolve())
     kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
     real = shutil.which("make") or "make"
     return {**kept, "PATH": f"{stubs}:{os.environ['PATH']}", "CALLS": str(folder.parent / "calls"), "REAL_MAKE": real} | ({"FAILS": fails} if fails else {})
@@ -88,7 +91,7 @@ def run_shells(shells: Sequence[tuple[str, bool, Mapping[str, str]]], folder: Pa
     output.write_text("", encoding="utf-8")
     failed, printed = False, ""
     for script, after_failure, variables in shells:
-        if after_failure is not None and after_failure != failed:
+        if after_failure != failed:
             continue
         path = folder.parent / "block.sh"
         path.write_text(script, encoding="utf-8")
