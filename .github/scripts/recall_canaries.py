@@ -38,7 +38,7 @@ def found(gateway: str, question: str, top_k: int) -> list[str]:
         headers["x-api-key"] = key
     body = json.dumps({"question": question, "top_k": top_k, "retrieval": "hybrid"}).encode()
     with urllib.request.urlopen(urllib.request.Request(f"{gateway.rstrip('/')}/v1/search", body, headers), timeout=30) as reply:
-        return [passage["document_id"] for passage in json.load(reply)["passages"]]
+        return [hit["passage"]["document_id"] for hit in json.load(reply)["passages"]]
 
 
 def main() -> None:

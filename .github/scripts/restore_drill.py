@@ -82,7 +82,7 @@ def serving(home: Path) -> Iterator[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("QUARRY_")} | ports | {"QUARRY_HOME": str(home)}
     stack = [str(CLONE / "services/contract/.venv/bin/python"), str(CLONE / "local/stack.py")]
     try:
-        done = subprocess.run([*stack, "up", "ingestion", "gateway"], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run([*stack, "up", "gateway"], env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DrillError(f"the stack does not start: {done.stderr.strip()}")
         yield f"http://127.0.0.1:{ports['QUARRY_GATEWAY_PORT']}"
@@ -105,13 +105,13 @@ def ask(gateway: str, home: Path, how_many: int) -> int:
         raise DrillError("the backup holds no document that everyone may read")
     for document_id, text in rows:
         reply = _post(gateway + "/v1/search", {"question": " ".join(text.split()[:WORDS_ASKED]), "top_k": 5, "retrieval": "hybrid"})
-        if document_id not in [passage["document_id"] for passage in reply["passages"]]:
+        if document_id not in [hit["passage"]["document_id"] for hit in reply["passages"]]:
             raise DrillError(f"{document_id} was not found by its own words")
         _post(gateway + "/v1/answers", {"question": " ".join(text.split()[:WORDS_ASKED])})
     return len(rows)
 
 
-def _post(address: str, body: dict[str, object]) -> dict[str, list[dict[str, object]]]:
+def _post(address: str, body: dict[str, object]) -> dict[str, list[dict[str, dict[str, object]]]]:
     request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=60) as reply:

@@ -23,7 +23,7 @@ KEPT, MISSED, UNTOLD = 0, 1, 2
 PATIENCE = 3
 ANSWERS = "quarry_release_answers_total"
 # docs/errors.md: what a caller did wrong is no fault of the release. `ok` and these are the rest.
-CALLERS = "ok|invalid_request|unauthorised|forbidden|not_found|method_not_allowed|too_large|unsupported_media_type|cancelled"
+CALLERS = "ok|invalid_request|unauthorised|forbidden|not_found|method_not_allowed|too_large|unsupported_media_type|not_implemented|cancelled"
 QUERIES = {
     "questions": f'sum(increase({ANSWERS}{{release="%(release)s"}}[%(window)s]))',
     "error_rate": f'(sum(rate({ANSWERS}{{release="%(release)s",code!~"{CALLERS}"}}[%(window)s])) or vector(0)) / '

@@ -244,6 +244,5 @@ async def test_a_gateway_that_is_gone_is_told_by_the_edge(behind: Behind) -> Non
     with socket.socket() as nobody:  # bound, and nobody listens
         nobody.bind(("127.0.0.1", 0))
         gone = ApiGateway(f"http://127.0.0.1:{nobody.getsockname()[1]}", {("GET", "/healthz")})
-        async with fronting(gone):
-            async with httpx.AsyncClient() as client:
-                assert (await client.get(f"{gone.url}/production/healthz")).status_code == 502
+        async with fronting(gone), httpx.AsyncClient() as client:
+            assert (await client.get(f"{gone.url}/production/healthz")).status_code == 502

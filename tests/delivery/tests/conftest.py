@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from quarry_delivery import jenkins
 from quarry_delivery.workflows import CLONE
 

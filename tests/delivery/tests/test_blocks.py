@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from quarry_delivery import blocks, jenkins, workflows
 from quarry_delivery.blocks import Ran
 
