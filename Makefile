@@ -169,6 +169,8 @@ $(STAMPS)/reader: examples/questions/train.json examples/questions/dev.json pipe
 
 ##@ Delivering it
 
+.PHONY: canary-watch recall backup restore-drill pipelines upload-pipelines projects
+
 canary-watch: ## Watch a candidate's service levels: make canary-watch PROMETHEUS=url RELEASE=id LIVE_RELEASE=id [WATCH="--minutes 30"]
 	@test -n "$(PROMETHEUS)" -a -n "$(RELEASE)" -a -n "$(LIVE_RELEASE)" || { echo 'say where and which: make canary-watch PROMETHEUS=url RELEASE=id LIVE_RELEASE=id'; exit 2; }
 	@python3 .github/scripts/slo.py --prometheus "$(PROMETHEUS)" --release "$(RELEASE)" --live "$(LIVE_RELEASE)" $(WATCH)
@@ -220,6 +222,12 @@ bench: services/reader/.venv/.ready ## Ratios against peers and against raw ONNX
 bench-ingest: pipelines/ingestion/.venv/.ready ## A folder of N documents ingested, again unchanged, and with one changed: make bench-ingest [N=10000]
 	@cd pipelines/ingestion && .venv/bin/python bench/unchanged.py $(or $(N),10000)
 
+cluster: ## A kind cluster on a laptop with Docker: images, platform and chart
+	@k8s/cluster.sh
+
+cluster-test: ## Ask the cluster a question and check the answer's evidence
+	@kubectl config use-context kind-quarry >/dev/null && helm test quarry --namespace quarry --logs
+
 examples: pipelines/ingestion/.venv/.ready ## Build the sample corpus's PDF and DOCX files and its questions from their sources
 	@cd examples && $(CURDIR)/pipelines/ingestion/.venv/bin/python build.py
 
@@ -254,5 +262,5 @@ tests/delivery/node_modules: tests/delivery/package-lock.json
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit upload-pipelines eval eval-reader gate release promote canary rollback reindex serve canary-watch recall backup restore-drill pipelines projects envs packages test lint bench bench-ingest examples retriever-gain base-reader lock clean
+.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest cluster cluster-test examples retriever-gain base-reader lock clean
 .SECONDARY:

@@ -1,7 +1,7 @@
 """Which projects a change concerns: `changed.py BASE HEAD` prints `projects=[...]`, a line for a job's outputs.
 
 A project is concerned when a file of its own changed, or one of a project it is installed with. What belongs to no project is
-told by the table below; a path that is not in it concerns the tests of delivery, which read everything that ships.
+told by the table below.
 """
 
 import json
@@ -14,7 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 WHOLE = "tests"  # drives all services and pipelines as processes
 DELIVERY = "tests/delivery"  # and this one what ships them
 EVERYTHING = ("Makefile", "ruff.toml", ".ci/")
-STACK = ("local/", "examples/")  # of `tests` alone
+READ_BY = {  # outside of projects; what is not here is read by the tests of delivery
+    "local/": (WHOLE,),
+    "examples/": (WHOLE,),
+    "k8s/": (WHOLE,),
+    "helm/": (WHOLE, DELIVERY),
+    "terraform/": ("tests/infrastructure", DELIVERY),
+}
 
 
 def projects() -> list[str]:
@@ -33,7 +39,7 @@ def concerned(paths: list[str], known: list[str]) -> list[str]:
     """The projects that these changed files concern, in the order of `known`."""
     if any(path.startswith(EVERYTHING) for path in paths):
         return known
-    found = {owner for path in paths if (owner := _owner(path, known)) in known}
+    found = {owner for path in paths for owner in _owners(path, known) if owner in known}
     depends = {project: needs(project) for project in known}
     while more := {project for project in known if depends[project] & found} - found:
         found |= more
@@ -42,9 +48,11 @@ def concerned(paths: list[str], known: list[str]) -> list[str]:
     return [project for project in known if project in found]
 
 
-def _owner(path: str, known: list[str]) -> str:
+def _owners(path: str, known: list[str]) -> tuple[str, ...]:
     owners = [project for project in known if path.startswith(f"{project}/")]
-    return max(owners, key=len, default=WHOLE if path.startswith(STACK) else DELIVERY)
+    if owners:
+        return (max(owners, key=len),)
+    return next((readers for folder, readers in READ_BY.items() if path.startswith(folder)), (DELIVERY,))
 
 
 def _output(*command: str) -> str:

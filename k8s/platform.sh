@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# What surrounds the chart, onto the cluster of the current context: platform.sh kind|staging|production [RELEASE...]
+# Run again, it changes only what differs. With release names, only those charts.
+set -euo pipefail
+cd "$(dirname "$0")"
+overlay="${1:-}"; shift || true
+test -d "overlays/$overlay" -a -n "$overlay" || { echo "say which platform: platform.sh kind|staging|production" >&2; exit 2; }
+only=" $* "
+
+values() { # the files of a release that exist, as helm's arguments
+  for file in "values/$1.yaml" "values/$1-$overlay.yaml"; do
+    if test -f "$file"; then printf -- '--values %s ' "$file"; fi
+  done
+}
+
+charts() { # the lines of charts.txt for this overlay
+  grep -vE '^(#|$)' charts.txt | while read -r release namespace chart repository version overlays; do
+    case ",$overlays," in *",$overlay,"*) echo "$release $namespace $chart $repository $version" ;; esac
+  done
+}
+
+if [ -z "${*:-}" ]; then kubectl apply --server-side -k base; fi
+charts | while read -r release namespace chart repository version; do
+  if [ "$only" != "  " ] && [[ "$only" != *" $release "* ]]; then continue; fi
+  # shellcheck disable=SC2046 # the arguments are words
+  helm upgrade --install "$release" "$chart" --repo "$repository" --version "$version" --namespace "$namespace" $(values "$release") --wait --timeout 15m </dev/null
+done
+if [ -z "${*:-}" ]; then
+  kubectl apply --server-side -k "https://github.com/kubeflow/pipelines//manifests/kustomize/cluster-scoped-resources?ref=2.17.0"
+  kubectl wait --for condition=established --timeout=120s crd/applications.app.k8s.io
+  kubectl apply --server-side -k components/kubeflow
+  kubectl apply --server-side -k components/trainer
+  if [ "$overlay" != kind ]; then kubectl apply --server-side -k components/logging; fi
+  kubectl apply --server-side -k "overlays/$overlay"
+fi

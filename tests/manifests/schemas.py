@@ -1,0 +1,102 @@
+"""Kubernetes' own schemas of the three newest minor versions (from the kubernetes-validate package), and ours for the custom resources used.
+
+For a custom resource the fields we set are restated here from its published definition; a field that is not restated is refused.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import kubernetes_validate
+from kubernetes_validate.utils import all_versions
+
+Manifest = Mapping[str, Any]
+
+MINOR_VERSIONS = sorted({".".join(v.split(".")[:2]) for v in all_versions()}, key=lambda v: int(v.split(".")[1]))[-3:]
+
+Shape = Mapping[str, Any] | type | tuple[type, ...]
+# {name: shape}: an object with these fields at most; "*" any name. A list's shape is that of its items, in a one-item list.
+_CONTAINER = {
+    "name": str,
+    "resources": {"requests": {"*": (str, int)}, "limits": {"*": (str, int)}},
+    "env": [{"name": str, "value": str, "valueFrom": {"*": object}}],
+    "securityContext": {"allowPrivilegeEscalation": bool, "readOnlyRootFilesystem": bool, "capabilities": {"drop": [str], "add": [str]}},
+    "volumeMounts": [{"name": str, "mountPath": str, "readOnly": bool}],
+}
+_POD_TEMPLATE = {
+    "spec": {
+        "automountServiceAccountToken": bool,
+        "serviceAccountName": str,
+        "securityContext": {"*": object},
+        "containers": [_CONTAINER],
+        "volumes": [{"name": str, "hostPath": {"path": str}}],
+    }
+}
+CUSTOM: dict[str, Any] = {
+    "external-secrets.io/v1/ClusterSecretStore": {
+        "provider": {"aws": {"service": str, "region": str}},
+        "conditions": [{"namespaces": [str]}],
+    },
+    "external-secrets.io/v1/ExternalSecret": {
+        "refreshInterval": str,
+        "secretStoreRef": {"kind": str, "name": str},
+        "target": {"name": str, "template": {"data": {"*": str}}},
+        "data": [{"secretKey": str, "remoteRef": {"key": str, "property": str}}],
+        "dataFrom": [{"extract": {"key": str}}],
+    },
+    "elasticsearch.k8s.elastic.co/v1/Elasticsearch": {
+        "version": str,
+        "nodeSets": [{"name": str, "count": int, "config": {"*": object}, "podTemplate": _POD_TEMPLATE, "volumeClaimTemplates": [{"*": object}]}],
+    },
+    "kibana.k8s.elastic.co/v1/Kibana": {"version": str, "count": int, "elasticsearchRef": {"name": str}, "podTemplate": _POD_TEMPLATE},
+    "beat.k8s.elastic.co/v1beta1/Beat": {
+        "type": str,
+        "version": str,
+        "elasticsearchRef": {"name": str, "namespace": str},
+        "config": {"*": object},
+        "daemonSet": {"podTemplate": _POD_TEMPLATE},
+    },
+}
+
+
+class Unknown(Exception):
+    """A kind that nobody described."""
+
+
+def problems(manifest: Manifest) -> list[str]:
+    """What the schemas say against a manifest, under every minor version.
+
+    Raises:
+        Unknown: no schema is known for its kind.
+    """
+    key = f"{manifest['apiVersion']}/{manifest['kind']}"
+    if key in CUSTOM:
+        return list(_misfits(manifest["spec"], CUSTOM[key], "spec"))
+    found = []
+    for version in MINOR_VERSIONS:
+        try:
+            kubernetes_validate.validate(dict(manifest), f"{version}.0", strict=True)
+        except kubernetes_validate.ValidationError as error:
+            found.append(f"{version}: {'.'.join(map(str, error.path))}: {error.message}")
+        except kubernetes_validate.SchemaNotFoundError as error:
+            raise Unknown(f"{key} is no kind of Kubernetes {version}, and schemas.CUSTOM does not describe it") from error
+    return found
+
+
+def _misfits(value: Any, shape: Any, at: str) -> Iterator[str]:
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            yield f"{at}: must be an object"
+            return
+        for name, part in value.items():
+            if name not in shape and "*" not in shape:
+                yield f"{at}.{name}: is not a field"
+            else:
+                yield from _misfits(part, shape.get(name, shape.get("*")), f"{at}.{name}")
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            yield f"{at}: must be a list"
+            return
+        for i, part in enumerate(value):
+            yield from _misfits(part, shape[0], f"{at}.{i}")
+    elif not isinstance(value, shape):
+        yield f"{at}: must be {shape}"

@@ -1,0 +1,209 @@
+"""k8s/: every overlay renders, fits the schemas, and keeps the rules; platform.sh calls helm and kubectl in order (recorded, no cluster here)."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .schemas import MINOR_VERSIONS, Manifest, Unknown, problems
+
+CLONE = Path(__file__).parents[2]
+K8S = CLONE / "k8s"
+OVERLAYS = ("kind", "staging", "production")
+CLOSED = ("quarry", "mlflow")  # nothing in or out that no policy allows
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed: install it to render k8s/ by kustomize")
+pytestmark = needs_kubectl
+
+
+@cache
+def rendered(folder: str) -> tuple[Manifest, ...]:
+    done = subprocess.run(["kubectl", "kustomize", str(K8S / folder)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return tuple(filter(None, yaml.safe_load_all(done.stdout)))
+
+
+def everything(overlay: str) -> tuple[Manifest, ...]:
+    return rendered(f"overlays/{overlay}") + rendered("components/logging")
+
+
+def named(manifests: tuple[Manifest, ...], kind: str) -> Iterator[Manifest]:
+    return (m for m in manifests if m["kind"] == kind)
+
+
+def where(manifest: Manifest) -> str:
+    meta = manifest["metadata"]
+    return f"{manifest['kind']} {meta.get('namespace', '')}/{meta['name']}"
+
+
+def pod_of(manifest: Manifest) -> Mapping[str, Any] | None:
+    template: Mapping[str, Any] | None = manifest.get("spec", {}).get("template")
+    return template["spec"] if manifest["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job") and template else None
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_fits_the_schemas_of_three_kubernetes_versions(overlay: str) -> None:
+    assert len(MINOR_VERSIONS) == 3
+    found = {where(m): p for m in everything(overlay) if (p := problems(m))}
+    assert found == {}
+
+
+def test_the_schemas_refuse_what_is_not_a_field_and_what_they_do_not_know() -> None:
+    [deployment] = named(everything("kind"), "Deployment")
+    assert len(problems({**deployment, "spec": {**deployment["spec"], "replica": 1}})) == len(MINOR_VERSIONS)
+    [secret] = (m for m in everything("staging") if m["kind"] == "ExternalSecret")
+    assert problems({**secret, "spec": {**secret["spec"], "target": {"nam": "x"}}}) == ["spec.target.nam: is not a field"]
+    with pytest.raises(Unknown):
+        problems({**secret, "kind": "Unheard"})
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_namespace_has_its_pod_security_level_and_only_the_named_ones_are_not_restricted(overlay: str) -> None:
+    levels = {m["metadata"]["name"]: m["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] for m in named(everything(overlay), "Namespace")}
+    used = {m["metadata"]["namespace"] for m in everything(overlay) if "namespace" in m["metadata"]}
+    charts = {line.split()[1] for line in (K8S / "charts.txt").read_text().splitlines() if line and not line.startswith("#")}
+    assert used | charts <= levels.keys()
+    assert {name: level for name, level in levels.items() if level != "restricted"} == {"kubeflow": "baseline", "node-agents": "privileged"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_our_pods_keep_the_restricted_profile_and_say_what_they_need(overlay: str) -> None:
+    pods = {where(m): pod for m in everything(overlay) if (pod := pod_of(m))}
+    assert pods
+    for name, pod in pods.items():
+        security = pod["securityContext"]
+        assert (security["runAsNonRoot"], security["seccompProfile"]) == (True, {"type": "RuntimeDefault"}), name
+        assert security["runAsUser"] > 0
+        assert (pod["automountServiceAccountToken"], pod["enableServiceLinks"]) == (False, False), name
+        for container in pod["containers"]:
+            own = container["securityContext"]
+            assert (own["allowPrivilegeEscalation"], own["readOnlyRootFilesystem"], own["capabilities"]) == (False, True, {"drop": ["ALL"]}), name
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+            assert "memory" in container["resources"]["limits"]
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
+            assert re.fullmatch(r"quarry/[a-z]+:(local|unset)", container["image"]), "the deployment says which, by digest"
+            ports = {p["name"] for p in container["ports"]}
+            assert {container[p]["httpGet"]["port"] for p in ("startupProbe", "readinessProbe", "livenessProbe")} <= ports
+            mounted = {m["name"] for m in container["volumeMounts"]}
+            assert mounted == {v["name"] for v in pod["volumes"]}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_selectors_meet_their_pods_and_ports_have_their_names(overlay: str) -> None:
+    manifests = everything(overlay)
+    pods = [(m["metadata"]["namespace"], m["spec"]["template"]) for m in manifests if pod_of(m)]
+    for manifest in manifests:
+        spec = manifest.get("spec", {})
+        selector = {"Service": spec.get("selector"), "PodDisruptionBudget": spec.get("selector", {}).get("matchLabels")}.get(manifest["kind"])
+        if selector is None:
+            continue
+        met = [t for namespace, t in pods if namespace == manifest["metadata"]["namespace"] and selector.items() <= t["metadata"]["labels"].items()]
+        assert len(met) == 1, where(manifest)
+        if manifest["kind"] == "Service":
+            open_ports = {p["name"] for c in met[0]["spec"]["containers"] for p in c["ports"]}
+            assert {p["targetPort"] for p in spec["ports"]} <= open_ports
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_our_namespaces_are_closed_and_every_reference_is_to_something(overlay: str) -> None:
+    manifests = everything(overlay)
+    for namespace in CLOSED:
+        policies = [m["spec"] for m in named(manifests, "NetworkPolicy") if m["metadata"]["namespace"] == namespace]
+        assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in policies
+    made = {(m["kind"], m["metadata"].get("namespace"), m["metadata"]["name"]) for m in manifests}
+    made |= {("Secret", m["metadata"]["namespace"], m["spec"]["target"]["name"]) for m in named(manifests, "ExternalSecret")}
+    for manifest in manifests:
+        if (pod := pod_of(manifest)) is None:
+            continue
+        namespace = manifest["metadata"]["namespace"]
+        assert ("ServiceAccount", namespace, pod["serviceAccountName"]) in made
+        for variable in (v for c in pod["containers"] for v in c["env"] if "valueFrom" in v):
+            kind, reference = next(iter(variable["valueFrom"].items()))
+            assert ({"secretKeyRef": "Secret", "configMapKeyRef": "ConfigMap"}[kind], namespace, reference["name"]) in made, variable["name"]
+        for volume in pod["volumes"]:
+            if claim := volume.get("persistentVolumeClaim"):
+                assert ("PersistentVolumeClaim", namespace, claim["claimName"]) in made
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_secret_is_in_git_and_no_role_may_do_everything(overlay: str) -> None:
+    manifests = everything(overlay)
+    assert list(named(manifests, "Secret")) == []
+    for role in (*named(manifests, "Role"), *named(manifests, "ClusterRole")):
+        for rule in role["rules"]:
+            assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]], where(role)
+            assert set(rule["verbs"]) <= {"get", "list", "watch"}, where(role)
+
+
+def test_values_are_yaml_and_belong_to_a_chart_that_is_pinned() -> None:
+    lines = [line.split() for line in (K8S / "charts.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert all(len(line) == 6 for line in lines)
+    releases = {line[0] for line in lines}
+    allowed = releases | {f"{release}-{overlay}" for release in releases for overlay in OVERLAYS}
+    for path in (K8S / "values").iterdir():
+        assert path.stem in allowed
+        assert isinstance(yaml.safe_load(path.read_text()), dict)
+    for _, _, _, repository, version, overlays in lines:
+        assert repository.startswith("https://")
+        assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+        assert set(overlays.split(",")) <= set(OVERLAYS)
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Iterator[tuple[dict[str, str], Path]]:
+    """helm and kubectl that write down how they were called."""
+    log = tmp_path / "calls"
+    for name in ("helm", "kubectl"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {log}\n')
+        (tmp_path / name).chmod(0o755)
+    yield {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, log
+
+
+def platform(recorded: tuple[dict[str, str], Path], *arguments: str) -> tuple[int, str, list[str]]:
+    environment, log = recorded
+    done = subprocess.run([str(K8S / "platform.sh"), *arguments], env=environment, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr, log.read_text().splitlines() if log.exists() else []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_platform_is_applied_namespaces_first_then_operators_then_what_they_work_for(overlay: str, recorded: tuple[dict[str, str], Path]) -> None:
+    status, said, calls = platform(recorded, overlay)
+    assert (status, said) == (0, "")
+    charts = [line.split() for line in (K8S / "charts.txt").read_text().splitlines() if line and not line.startswith("#")]
+    wanted = [line for line in charts if overlay in line[5].split(",")]
+    assert calls[0] == "kubectl apply --server-side -k base"
+    helm = calls[1 : 1 + len(wanted)]
+    for call, (release, namespace, chart, repository, version, _) in zip(helm, wanted, strict=True):
+        files = [f for f in (f"values/{release}.yaml", f"values/{release}-{overlay}.yaml") if (K8S / f).exists()]
+        begin = f"helm upgrade --install {release} {chart} --repo {repository} --version {version} --namespace {namespace} "
+        assert call == begin + "".join(f"--values {f} " for f in files) + "--wait --timeout 15m"
+    after = [call.rpartition(" ")[2] for call in calls[1 + len(wanted) :] if " apply " in call]
+    upstream, *ours = after
+    assert upstream.startswith("https://github.com/kubeflow/pipelines//manifests/")
+    logging = [] if overlay == "kind" else ["components/logging"]
+    assert ours == ["components/kubeflow", "components/trainer", *logging, f"overlays/{overlay}"]
+
+
+def test_one_chart_alone(recorded: tuple[dict[str, str], Path]) -> None:
+    _, _, calls = platform(recorded, "staging", "prometheus")
+    assert [call.split()[:4] for call in calls] == [["helm", "upgrade", "--install", "prometheus"]]
+
+
+@pytest.mark.parametrize("wrong", [(), ("nowhere",), ("",)])
+def test_an_unknown_platform_is_refused_before_anything_is_called(wrong: tuple[str, ...], recorded: tuple[dict[str, str], Path]) -> None:
+    status, said, calls = platform(recorded, *wrong)
+    assert (status, calls) == (2, [])
+    assert "platform.sh kind|staging|production" in said
+
+
+def test_kubeflow_is_the_release_our_client_speaks_to() -> None:
+    version = re.search(r"^kfp-server-api==(\d+\.\d+)\.", (CLONE / "pipelines/kubeflow/requirements.lock").read_text(), re.MULTILINE)
+    assert version
+    texts = [(K8S / "components/kubeflow/kustomization.yaml").read_text(), (K8S / "platform.sh").read_text()]
+    assert all(set(re.findall(r"ref=(\d+\.\d+)\.\d+", text)) == {version[1]} for text in texts)
