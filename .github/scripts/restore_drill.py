@@ -90,25 +90,33 @@ def serving(home: Path) -> Iterator[str]:
         subprocess.run([*stack, "down"], env=environment, capture_output=True, check=False)
 
 
-def ask(gateway: str, home: Path, how_many: int) -> int:
-    """Search for words of that many documents; how many there were.
+def readable(home: Path, how_many: int) -> list[tuple[str, str]]:
+    """(document, words of a passage) of that many documents.
 
     Raises:
-        DrillError: there is none to ask about, or one was not found by its own words.
+        DrillError: there are none.
     """
-    [database, *_] = [*sorted(home.glob("index/*/index.db")), None]
-    if database is None:
+    databases = sorted(home.glob("index/*/index.db"))
+    if not databases:
         raise DrillError("the backup holds no index")
-    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+    with contextlib.closing(sqlite3.connect(f"{databases[0].as_uri()}?mode=ro", uri=True)) as connection:
         rows = connection.execute(PASSAGES, (how_many,)).fetchall()
     if not rows:
         raise DrillError("the backup holds no document that everyone may read")
-    for document_id, text in rows:
-        reply = _post(gateway + "/v1/search", {"question": " ".join(text.split()[:WORDS_ASKED]), "top_k": 5, "retrieval": "hybrid"})
+    return [(document_id, " ".join(text.split()[:WORDS_ASKED])) for document_id, text in rows]
+
+
+def ask(gateway: str, questions: list[tuple[str, str]]) -> None:
+    """Search for each document's words, and ask for an answer.
+
+    Raises:
+        DrillError: a document was not found by its own words, or a reply was an error.
+    """
+    for document_id, words in questions:
+        reply = _post(gateway + "/v1/search", {"question": words, "top_k": 5, "retrieval": "hybrid"})
         if document_id not in [hit["passage"]["document_id"] for hit in reply["passages"]]:
             raise DrillError(f"{document_id} was not found by its own words")
-        _post(gateway + "/v1/answers", {"question": " ".join(text.split()[:WORDS_ASKED])})
-    return len(rows)
+        _post(gateway + "/v1/answers", {"question": words})
 
 
 def _post(address: str, body: dict[str, object]) -> dict[str, list[dict[str, dict[str, object]]]]:
@@ -139,13 +147,14 @@ def main() -> None:
     try:
         files = restore(args.backup, home, args.models)
         repairs = reconcile(home)
+        questions = readable(home, args.documents)
         with serving(home) as gateway:
-            asked = ask(gateway, home, args.documents)
+            ask(gateway, questions)
     except DrillError as error:
         sys.exit(f"the restore drill failed: {error}")
     finally:
         shutil.rmtree(home)
-    print(json.dumps({"files": files, "asked": asked, "repaired": len(repairs) - 1, "reconcile": repairs[0]}))
+    print(json.dumps({"files": files, "asked": len(questions), "repaired": len(repairs) - 1, "reconcile": repairs[0]}))
 
 
 if __name__ == "__main__":

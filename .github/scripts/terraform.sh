@@ -3,16 +3,19 @@
 #   terraform.sh check              format, and every environment is valid; needs no account
 #   terraform.sh plan ENVIRONMENT   into build/terraform/ENVIRONMENT.txt
 #   terraform.sh apply ENVIRONMENT  plan, then exactly that plan
-# STATE_BUCKET names the S3 bucket of the state.
+# TERRAFORM_BACKEND is the content of backend.hcl, as bootstrap prints it; TERRAFORM_VARIABLES that of the environment's
+# terraform.tfvars. Neither holds a secret.
 set -euo pipefail
 verb="${1-}" environment="${2-}"
 planned="$PWD/build/terraform"
 
 initialise() { terraform -chdir="terraform/envs/$environment" init -input=false -lockfile=readonly "$@"; }
 plan() {
-  initialise -backend-config="bucket=${STATE_BUCKET:?say in which bucket the state is}"
   mkdir -p "$planned"
-  terraform -chdir="terraform/envs/$environment" plan -input=false -lock-timeout=5m -out="$planned/$environment.plan"
+  printf '%s\n' "${TERRAFORM_BACKEND:?say where the state is: the content of backend.hcl}" > "$planned/backend.hcl"
+  printf '%s\n' "${TERRAFORM_VARIABLES:?say what the environment is: the content of its terraform.tfvars}" > "$planned/$environment.tfvars"
+  initialise -backend-config="$planned/backend.hcl"
+  terraform -chdir="terraform/envs/$environment" plan -input=false -lock-timeout=5m -var-file="$planned/$environment.tfvars" -out="$planned/$environment.plan"
   terraform -chdir="terraform/envs/$environment" show -no-color "$planned/$environment.plan" > "$planned/$environment.txt"
 }
 

@@ -33,3 +33,10 @@ def needs_environments(*projects: str) -> None:
 @pytest.fixture(scope="session")
 def golden() -> Path:
     return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> jenkins.Node:
+    """The Jenkinsfile."""
+    needs_jenkins()
+    return jenkins.read()

@@ -1,6 +1,6 @@
 """Every `run:` block of every workflow, and every `sh` step of the Jenkinsfile's rollout, is executed; what it called is golden.
 
-Stand-ins at the command boundary (quarry_delivery.standin) are aws, cosign, docker, gh, grype, helm, kubectl, syft and terraform,
+Stand-ins at the command boundary (quarry_delivery.standin) are aws, cosign, docker, gh, grype, helm, kubectl and terraform,
 for they reach the cloud, and make, whose targets have tests of their own. Python and shell scripts are run as they are.
 `UPDATE_GOLDEN=1` writes the files anew.
 """
@@ -13,8 +13,6 @@ import pytest
 
 from quarry_delivery import blocks, jenkins, workflows
 from quarry_delivery.blocks import Ran
-
-from .conftest import needs_jenkins
 
 # Blocks that cannot run here, with the reason. Every other block must run.
 CANNOT: dict[str, str] = {}
@@ -114,11 +112,10 @@ def test_an_expression_without_a_value_is_no_empty_string() -> None:
 
 
 @pytest.mark.parametrize(("fails", "name"), [("", "release.rollout"), ("make canary-watch", "release.rollout.missed")])
-def test_jenkins_rolls_out_as_github_does(clone: Path, golden: Path, fails: str, name: str) -> None:
+def test_jenkins_rolls_out_as_github_does(clone: Path, golden: Path, pipeline: jenkins.Node, fails: str, name: str) -> None:
     """The same calls in the same order: the golden file is GitHub's."""
-    needs_jenkins()
     (clone / "release.env").write_text("release=bbbbbbbbbbbb\nlive=aaaaaaaaaaaa\n")
-    stage = next(node for node in jenkins.read().walk() if node.kind == "stage" and node.arguments == ["Production"])
+    stage = next(node for node in pipeline.walk() if node.kind == "stage" and node.arguments == ["Production"])
     [steps], [post] = stage.of("steps"), stage.of("post")
     variables = {"CLUSTER": "cluster", "SHARE": "0.1"}
     shells = [(step.arguments[0], False, variables) for step in steps.of("sh")]

@@ -17,9 +17,8 @@ from .conftest import SCRIPTS, needs_jenkins, needs_npm
 LINTER = jenkins.PROJECT / "node_modules/npm-groovy-lint/lib/index.js"
 
 
-def test_every_rule_holds() -> None:
-    needs_jenkins()
-    assert rules.check(CLONE, workflows.read(), jenkins.read()) == []
+def test_every_rule_holds(pipeline: jenkins.Node) -> None:
+    assert rules.check(CLONE, workflows.read(), pipeline) == []
 
 
 def test_zizmor_finds_nothing() -> None:
@@ -35,7 +34,8 @@ def test_codenarc_finds_nothing_in_the_jenkinsfile() -> None:
     """Off in groovylint.json are the rules against repeated literals alone: a declarative pipeline has no variables to put them in."""
     needs_jenkins()
     command = ["node", str(LINTER), "--noserver", "--config", str(jenkins.PROJECT / "groovylint.json"), "--output", "json", "Jenkinsfile"]
-    done = subprocess.run(command, cwd=CLONE, capture_output=True, text=True, check=False)
+    quick = os.environ | {"JAVA_TOOL_OPTIONS": " ".join(jenkins.QUICK)}
+    done = subprocess.run(command, cwd=CLONE, env=quick, capture_output=True, text=True, check=False)
     assert json.loads(done.stdout)["summary"]["totalFoundNumber"] == 0, done.stdout
 
 
@@ -59,10 +59,9 @@ def test_every_planted_fault_is_caught() -> None:
     assert done.stdout.splitlines()[-1] == f"{number} of {number} caught", done.stdout + done.stderr
 
 
-def test_jenkins_and_github_call_the_same_things() -> None:
+def test_jenkins_and_github_call_the_same_things(pipeline: jenkins.Node) -> None:
     """All make targets and scripts of the Jenkinsfile are those of a workflow."""
-    needs_jenkins()
-    shells = "\n".join(str(argument) for node in jenkins.read().walk() if node.kind == "sh" for argument in node.arguments)
+    shells = "\n".join(str(argument) for node in pipeline.walk() if node.kind == "sh" for argument in node.arguments)
     blocks = "\n".join(step["run"] for workflow in workflows.read() for _, _, step in workflow.steps() if "run" in step)
     called = set(rules.CALLED.findall(shells))
     assert called - set(rules.CALLED.findall(blocks)) == set()

@@ -18,7 +18,7 @@ from typing import Any
 
 from .workflows import CLONE, Workflow
 
-STOOD_IN = ("aws", "cosign", "docker", "gh", "grype", "helm", "kubectl", "make", "syft", "terraform")
+STOOD_IN = ("aws", "cosign", "docker", "gh", "grype", "helm", "kubectl", "make", "terraform")
 EXPRESSION = re.compile(r"\$\{\{\s*(.+?)\s*\}\}")
 AFTER_FAILURE = ("failure()", "failure() || cancelled()")
 SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail")

@@ -64,7 +64,7 @@ FAULTS = [
     _of("ci", "a job without listed permissions", READS + "    strategy", "    strategy"),
     _of("release", "an approval removed", "    environment: production\n", ""),
     _of("terraform-apply", "infrastructure without approval", "    environment: ${{ inputs.environment }}\n", ""),
-    _of("images", "a long-lived key", "role-to-assume: ${{ vars.AWS_REGISTRY_ROLE }}", KEYS),
+    _of("images", "a long-lived key", "role-to-assume: ${{ vars.AWS_IMAGES_ROLE }}", KEYS),
     _of("release", "no timeout", "    timeout-minutes: 90\n", ""),
     _of("release", "no concurrency group", GROUP, ""),
     _of("release", "promoted before it was watched", WATCH + PROMOTE, PROMOTE + WATCH),
