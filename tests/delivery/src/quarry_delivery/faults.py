@@ -67,7 +67,7 @@ FAULTS = [
     _of("images", "a long-lived key", "role-to-assume: ${{ vars.AWS_IMAGES_ROLE }}", KEYS),
     _of("release", "no timeout", "    timeout-minutes: 90\n", ""),
     _of("release", "no concurrency group", GROUP, ""),
-    _of("release", "promoted before it was watched", WATCH + PROMOTE, PROMOTE + WATCH),
+    _of("release", "promoted before it was watched", WATCH, PROMOTE + WATCH),
     _of("release", "no revert after a failed watch", "        if: failure() || cancelled()\n" + REVERT, REVERT),
     _of("release", "a rollout that does not wait for the gate", "    needs: gate\n", ""),
     _of("ci", "a pull request's title in a shell", "run: make lint P=", 'run: echo "${{ github.event.pull_request.title }}"; make lint P='),
