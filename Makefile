@@ -245,7 +245,7 @@ lock: | $(UV) ## Resolve the pinned requirements of all projects, or of P, anew
 	  --extra dev pyproject.toml -o requirements.lock && sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock); done
 
 clean: down ## Remove state and environments
-	rm -rf "$(QUARRY_HOME)" $(addsuffix /.venv,$(PROJECTS) $(WRAPPERS))
+	rm -rf "$(QUARRY_HOME)" tests/delivery/node_modules $(addsuffix /.venv,$(PROJECTS) $(WRAPPERS))
 
 $(UV):
 	@python3 -m venv $(TOOLS)/uv && $(TOOLS)/uv/bin/pip install --quiet uv==$(UV_VERSION)
