@@ -219,8 +219,10 @@ projects:
 bench: services/reader/.venv/.ready ## Ratios against peers and against raw ONNX Runtime, each from one run
 	@for b in $(wildcard services/*/bench/*.py); do (cd $$(dirname $$(dirname $$b)) && .venv/bin/python bench/$$(basename $$b)) || exit 1; done
 
-bench-ingest: pipelines/ingestion/.venv/.ready ## A folder of N documents ingested, again unchanged, and with one changed: make bench-ingest [N=10000]
+bench-ingest: pipelines/ingestion/.venv/.ready services/retriever/.venv/.ready ## N documents ingested, again unchanged, and with one changed; a long document; indexes of SIZES passages: make bench-ingest [N=10000] [PAGES=2000] [SIZES="10000 100000 1000000"]
 	@cd pipelines/ingestion && .venv/bin/python bench/unchanged.py $(or $(N),10000)
+	@cd pipelines/ingestion && .venv/bin/python bench/pages.py $(or $(PAGES),2000)
+	@cd pipelines/ingestion && .venv/bin/python bench/scale.py $(SIZES)
 
 cluster: ## A kind cluster on a laptop with Docker: images, platform and chart
 	@k8s/cluster.sh

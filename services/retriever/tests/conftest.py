@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from .following import encoder, make  # noqa: F401 - fixtures of several modules
 from .making import DOCUMENTS, make_index, make_model
 
 

@@ -3,94 +3,16 @@
 import json
 import random
 import threading
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from hashlib import sha256
-from pathlib import Path
-from typing import Any, get_args
 
-import faiss
-import numpy as np
 import pytest
 from quarry_contract.errors import QuarryError
-from quarry_contract.messages import Retrieval, SearchRequest, TextRange
+from quarry_contract.messages import SearchRequest, TextRange
 from quarry_runtime.encode import Encoder
 
-from quarry_retriever.index import Index
-from quarry_retriever.search import Searcher
-
-from .making import DIMENSION, DOCUMENTS, WORDS, Document, Writer, make_index
-
-RETRIEVALS = get_args(Retrieval)
-CALLERS: tuple[tuple[str, ...], ...] = ((), ("group:a",), ("user:x", "group:b"), ("group:a", "group:b"))
-ACCESS = (("*",), ("*",), ("group:a",), ("group:b", "user:y"), ("user:x",), ())
-
-
-@pytest.fixture(scope="module")
-def encoder(model_dir: Path) -> Encoder:
-    return Encoder.load(model_dir)
-
-
-class Followed:
-    """A real index folder, its writer, and an index that follows it."""
-
-    def __init__(self, folder: Path, model_dir: Path, encoder: Encoder, documents: tuple[Document, ...], exact_up_to: int = 50_000) -> None:
-        self.folder, self._encoder = make_index(folder, model_dir, documents), encoder
-        self.writer = Writer(folder, encoder.encode)
-        self._exact_up_to = exact_up_to
-        self.index = self.open()
-        self.searcher = self.searcher_of(self.index)
-
-    def open(self) -> Index:
-        return Index.open(self.folder, self._encoder.manifest.digest, self._encoder.encode, self._exact_up_to)
-
-    def searcher_of(self, index: Index) -> Searcher:
-        return Searcher(index, self._encoder.encode, "tiny@1")
-
-    def found(self, question: str, *principals: str, retrieval: str = "bm25", **more: Any) -> list[str]:
-        request = SearchRequest(question, 100, retrieval, principals=principals, **more)  # type: ignore[arg-type]
-        return sorted({p.passage.document_id for p in self.searcher.search(request).passages})
-
-
-Make = Callable[..., Followed]
-
-
-@pytest.fixture
-def make(tmp_path: Path, model_dir: Path, encoder: Encoder) -> Iterator[Make]:
-    made: list[Followed] = []
-
-    def one(*documents: Document, exact_up_to: int = 50_000) -> Followed:
-        made.append(Followed(tmp_path / str(len(made)), model_dir, encoder, documents, exact_up_to))
-        return made[-1]
-
-    yield one
-    for followed in made:
-        followed.index.close()
-        followed.writer.close()
-
-
-def answer(searcher: Searcher, request: SearchRequest) -> str:
-    """The whole answer, or the error, as it goes over the wire."""
-    try:
-        return json.dumps(searcher.search(request).to_dict())
-    except QuarryError as error:
-        return json.dumps(error.to_problem("r"))
-
-
-def everything(searcher: Searcher, callers: tuple[tuple[str, ...], ...] = CALLERS) -> list[str]:
-    """Answers to all kinds of searches by several callers."""
-    filters: list[dict[str, Any]] = [{}, {"kind": ("report", "plan")}, {"secret": 1}, {"page": 1}]
-    questions = ("crane wind speed", "fire plan at the gate")
-    asked = [(q, r, f, p) for q in questions for r in RETRIEVALS for f in filters for p in callers]
-    return [answer(searcher, SearchRequest(q, 10, r, f, p)) for q, r, f, p in asked]
-
-
-def some_document(choose: random.Random, name: str) -> Document:
-    texts = [" ".join(choose.choices(WORDS, k=choose.randint(3, 12))) for _ in range(choose.randint(1, 4))]
-    metadata: dict[str, Any] = {"kind": choose.choice(["report", "plan", "letter"])} | ({"secret": 1} if choose.random() < 0.1 else {})
-    return Document(name, choose.choice(WORDS), "\n\n".join(texts), metadata, ("Wind",), choose.choice(ACCESS))
+from .following import ACCESS, RETRIEVALS, Make, everything, some_document, until
+from .making import DOCUMENTS, WORDS, Document, Writer
 
 
 def change(choose: random.Random, writer: Writer) -> None:
@@ -195,13 +117,6 @@ def test_the_last_documents_can_go_and_come_back(make: Make) -> None:
     assert all(followed.found("crane", retrieval=r) == ["crane.md"] for r in RETRIEVALS)
 
 
-def until(true: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < limit, "did not happen in time"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("metadata", ["[]", "[" * 99_999])
 def test_what_cannot_be_read_is_counted_and_what_was_there_is_served(make: Make, metadata: str) -> None:
     followed = make(*DOCUMENTS)
@@ -252,40 +167,3 @@ def test_questions_while_the_index_changes_see_one_version_of_each_document(make
             done.set()
         assert all(a.result() > 5 for a in asking)
     assert followed.index.follow_errors == 0
-
-
-def test_more_vectors_than_are_compared_get_a_graph_and_keep_it_up(make: Make) -> None:
-    choose = random.Random(6)
-    followed = make(*[some_document(choose, f"d{n}") for n in range(30)], exact_up_to=40)
-    assert followed.index.snapshot.graph is None
-    followed.index.follow()
-    until(lambda: followed.index.snapshot.graph is not None)
-    graph = followed.index.snapshot.graph
-    assert graph is not None and followed.index.snapshot.covered(graph) == followed.index.snapshot.passages
-    for n in range(30, 60):
-        followed.writer.put(some_document(choose, f"d{n}"))
-    until(lambda: followed.index.snapshot.revision == 60 and followed.index.snapshot.graph not in (None, graph))
-    for n in range(55):
-        followed.writer.delete(f"d{n}")
-    until(lambda: followed.index.snapshot.revision == 115 and followed.index.snapshot.graph is None)
-
-
-@pytest.mark.parametrize("damage", ["none", "digest", "missing", "elsewhere"])
-def test_the_writers_graph_is_used_when_it_is_whole(make: Make, encoder: Encoder, damage: str) -> None:
-    followed = make(*DOCUMENTS, exact_up_to=40)
-    part = followed.index.snapshot.parts[0]
-    made = faiss.IndexIDMap2(faiss.IndexHNSWFlat(DIMENSION, 16, faiss.METRIC_INNER_PRODUCT))
-    made.add_with_ids(part.vectors.values[:30], part.rows[:30])
-    faiss.write_index(made, str(followed.folder / "graph"))
-    digest = sha256((followed.folder / "graph").read_bytes()).hexdigest()
-    if damage == "missing":
-        (followed.folder / "graph").unlink()
-    name = f"../{followed.folder.name}/graph" if damage == "elsewhere" else "graph"
-    with followed.writer.change() as (database, revision):
-        database.execute("INSERT INTO graphs VALUES (?, ?, 30, ?)", (name, revision, "0" * 64 if damage == "digest" else digest))
-    exact = everything(followed.searcher)
-    followed.index.tend_graph()
-    graph = followed.index.snapshot.graph
-    assert graph is not None and graph.size == (30 if damage == "none" else 49)
-    assert np.isin(part.rows[:30], part.rows[graph.places(part.vectors)[0]]).all()
-    assert everything(followed.searcher) == exact  # the nineteen others are compared one by one

@@ -9,17 +9,24 @@ import bm25s
 import numpy as np
 import pytest
 
-from quarry_retriever.lexical import Analyser, Collection, Postings, Vocabulary
+from quarry_retriever.lexical import Analyser, Collection, Postings, PostingsMaker, Vocabulary
 
 TEXTS = ["crane wind wind limit", "concrete wall", "crane concrete crane crane", "", "fire plan of the crane"]
+
+
+def postings(passages: Sequence[Sequence[str]], vocabulary: Vocabulary) -> Postings:
+    maker = PostingsMaker(vocabulary)
+    for terms in passages:
+        maker.add(terms)
+    return maker.made()
 
 
 def collection(*parts: Sequence[Sequence[str]], hidden: Sequence[int] = ()) -> Collection:
     """Of parts given as their passages' terms; `hidden` counts through all of them."""
     vocabulary = Vocabulary()
-    postings = [Postings.of(part, vocabulary) for part in parts]
+    made = [postings(part, vocabulary) for part in parts]
     masks = np.split(np.isin(np.arange(sum(map(len, parts))), hidden, invert=True), np.cumsum([len(part) for part in parts])[:-1])
-    return Collection(postings, masks, vocabulary)
+    return Collection(made, masks, vocabulary)
 
 
 def random_passages(count: int, seed: int) -> list[list[str]]:
@@ -119,7 +126,7 @@ def test_merging_changes_no_score(kind: str) -> None:
     kept = np.sort(choose.permutation(120)[:80])
     place[kept] = choose.permutation(80)
     vocabulary = Vocabulary()
-    parts = [Postings.of(passages[:70], vocabulary), Postings.of(passages[70:], vocabulary)]
+    parts = [postings(passages[:70], vocabulary), postings(passages[70:], vocabulary)]
     merged = Collection([Postings.merged(parts, [place[:70], place[70:]])], [np.ones(80, bool)], vocabulary)
     alone = collection([passages[at] for at in kept[np.argsort(place[kept])]])
     for question in [["w1", "w2"], ["w5", "w30", "w2"]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from quarry_contract.manifests import ManifestError
 
-from quarry_retriever.vectors import Graph, Vectors, best, joined
+from quarry_retriever.vectors import Graph, Marked, Vectors, best, joined
 
 
 def unit(rows: int, dimension: int = 32, seed: int = 0) -> np.ndarray:
@@ -92,7 +92,7 @@ def many() -> Vectors:
 
 @pytest.fixture(scope="module")
 def graph(many: Vectors) -> Graph:
-    return Graph.build([many.values[:15_000], many.values[15_000:]], [many.rows[:15_000], many.rows[15_000:]])
+    return Graph.build([(many, np.arange(15_000)), (many, np.arange(15_000, 20_000))])
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6, 0.15, 0.05, 0.0001, 0.0])
@@ -100,7 +100,7 @@ def test_the_graph_finds_nearly_all(graph: Graph, many: Vectors, share: float) -
     allowed = np.random.default_rng(6).random(20_000) < share
     found = wanted = 0
     for question in alike(100, seed=7):
-        hits, truth = graph.search(question, 10, allowed), many.search(question, 10, allowed)
+        hits, truth = graph.search(question, 10, Marked(allowed)), many.search(question, 10, allowed)
         assert len(hits.rows) == len(truth.rows) == min(10, int(allowed.sum()))
         assert np.isin(hits.rows, many.rows[allowed]).all()
         found, wanted = found + len(np.intersect1d(hits.rows, truth.rows)), wanted + len(truth.rows)
@@ -120,7 +120,7 @@ def test_a_stored_graph(tmp_path: Path) -> None:
     has, places = graph.places(Vectors(np.arange(1000), np.zeros((1000, 8), np.float32)))
     assert np.flatnonzero(has).tolist() == sorted(rows.tolist()) and rows[places].tolist() == sorted(rows.tolist())
     for question in unit(5, 8, seed=9):
-        assert graph.search(question, 5, np.ones(200, bool)).rows.tolist() == flat.search(question, 5, np.ones(200, bool)).rows.tolist()
+        assert graph.search(question, 5, Marked(np.ones(200, bool))).rows.tolist() == flat.search(question, 5, np.ones(200, bool)).rows.tolist()
 
 
 def test_other_files_are_no_graph(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ _ABBREVIATION = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"""(?<=[.!?…。！？])["'”’)\]]*\s+|\n+""")
+_TABLE = re.compile(r"^[^\n]++(?:\n[^\n]++)+", re.MULTILINE)  # from the beginnings of lines only: elsewhere, long lines take time by their square
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 
@@ -95,7 +96,7 @@ def chunk(document: Document, count_tokens: CountTokens, chunker: Chunker = CHUN
 
 def _tables(text: str) -> list[tuple[int, int]]:
     """(start, end) of every table: rows are the only lines of canonical text that follow each other without a blank line."""
-    return [m.span() for m in re.finditer(r"[^\n]+(?:\n[^\n]+)+", text)]
+    return [m.span() for m in _TABLE.finditer(text)]
 
 
 def _whole_rows(text: str, sentences: Sequence[_Sentence], tables: Sequence[tuple[int, int]], chunker: Chunker) -> list[_Sentence]:

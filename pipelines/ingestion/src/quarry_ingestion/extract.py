@@ -24,7 +24,7 @@ VERSION = 2  # raised whenever the same bytes give another text
 class Limits:
     """What one document may cost."""
 
-    seconds: float = 300.0  # a PDF of close print takes about 0.1 s a page
+    seconds: float = 1200.0  # a PDF of close print takes about 0.1 s a page, and more where others are at work
     memory_bytes: int = 1_500_000_000
     input_bytes: int = 200_000_000
     output_characters: int = 20_000_000

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -39,12 +39,12 @@ def pdf(data: bytes) -> list[Block]:
 
 def _joined(pages: Sequence[Sequence[Block]]) -> list[Block]:
     """Paragraphs cut by a page break, made whole: the first part ends without a stop and the next page goes on in small letters."""
-    blocks: list[Block] = []
+    blocks: deque[Block] = deque()
     for page in reversed(pages):
         if page and blocks and _goes_on(page[-1], blocks[0]):
-            page = [*page[:-1], replace(page[-1], runs_on=blocks.pop(0))]
-        blocks = [*page, *blocks]
-    return blocks
+            page = [*page[:-1], replace(page[-1], runs_on=blocks.popleft())]
+        blocks.extendleft(reversed(page))
+    return list(blocks)
 
 
 def _goes_on(before: Block, after: Block) -> bool:

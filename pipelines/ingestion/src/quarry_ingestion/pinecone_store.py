@@ -21,7 +21,7 @@ from quarry_runtime.session import Array
 from .blocks import Document
 from .chunk import Chunk
 from .pinecone_client import CALL_SEC, MAX_IDS, Namespace, Record
-from .store import IndexStore
+from .store import IndexStore, sync_folder
 
 UNDER_WAY = f"{INDEX_DATABASE}.pinecone"  # JSON list of passage ids
 
@@ -125,7 +125,7 @@ class PineconeStore(IndexStore):
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._under_way)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         yield
         self._under_way.unlink()
 
@@ -186,11 +186,3 @@ def _equal(record: Record, stored: Any) -> bool:
 
 def _weights(indices: Sequence[int], values: Sequence[float]) -> dict[int, float]:
     return dict(zip(indices, np.array(values, np.float32).tolist(), strict=True))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

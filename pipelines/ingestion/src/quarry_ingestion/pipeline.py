@@ -11,6 +11,7 @@ from quarry_contract.releases import index_dir
 
 from .extract import VERSION, Skipped
 from .forget import READING
+from .graphs import tend_graphs
 from .ledger import Entry
 from .locks import only_one, writing
 from .read import copied, digest, read, too_large
@@ -132,6 +133,7 @@ def sync(source: Source, home: Path, model_dir: Path) -> dict[str, Any]:
         known = run.number > 1
         run.all()
         drop_orphans(made)
+        tend_graphs(home, (target.store for target in made.targets.now()))
         skipped = list(_skipped(run))
         told = report(made, generation) | vars(run.counts)
         _check_any(source, run, known, skipped)
@@ -152,6 +154,7 @@ def reindex(home: Path, model_dir: Path) -> dict[str, Any]:
         with writing(home):
             generation = add_target(home, model_dir.resolve())
         fill(made)
+        tend_graphs(home, (target.store for target in made.targets.now()))
         return report(made, generation) | {"skipped": [], "seconds": round(time.monotonic() - began, 1)}
 
 

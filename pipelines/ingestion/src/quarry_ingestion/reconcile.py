@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from . import jobs
+from .graphs import tend_graphs
 from .locks import only_one, writing
 from .targets import Target, cut
 from .writer import Writer, writer
@@ -93,6 +94,7 @@ def reconcile(home: Path) -> dict[str, Any]:
         principals = [d for d in _ids(made) if _principals(made, d)]
         rewritten = [{"generation": t.generation, "document": d} for t in made.targets.now() for d in _ids(made) if _sound(made, t, d)]
         differing = fill(made) + [found for d in _ids(made) for found in _texts(made, d)]
+        tend_graphs(home, (target.store for target in made.targets.now()))
         found = {"rows_of_nothing": swept, "documents_of_no_item": orphans, "items_without_document": gaps}
         found |= {"wrong_principals": principals, "damaged_documents": rewritten, "differing_targets": differing}
         return found | {"uploads_of_no_job": jobs.sweep(home), "sound": not any(found.values()), "encoded": made.encoded}

@@ -1,9 +1,11 @@
 """The embedded index that one generation's documents are written to: `index.db`, a document's change one transaction (quarry_contract.index_store)."""
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +25,16 @@ LOGGED_CHANGES = 10_000  # that a follower may be behind before it loads everyth
 CHECKPOINT_SEC = 10.0  # to wait for followers that are in the middle of reading
 
 _DOCUMENT = "document_id, version, title, source, media_type, text, pages, sections, metadata, principals"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A search graph beside index.db: it holds all vectors of that revision that still were when it was made."""
+
+    file: str
+    revision: int
+    vectors: int
+    sha256: str
 
 
 class Store(Protocol):
@@ -194,12 +206,41 @@ class IndexStore:
     def _count(self, table: str, where: str) -> int:
         return int(self.database.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchone()[0])  # noqa: S608 - names of our own
 
+    def rows(self) -> Array:
+        """int64 (passages,), ascending: their rows."""
+        return np.sort(np.fromiter((row for (row,) in self.database.execute("SELECT row FROM passages")), np.int64))
+
+    def vectors(self, rows: Sequence[int]) -> list[tuple[int, bytes]]:
+        """Row and vector of those of these rows that there are."""
+        query = "SELECT row, vector FROM vectors WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row"
+        return self.database.execute(query, (json.dumps(rows),)).fetchall()
+
+    def graph(self) -> Saved | None:
+        """The newest search graph."""
+        row = self.database.execute("SELECT file, revision, vectors, sha256 FROM graphs ORDER BY revision DESC LIMIT 1").fetchone()
+        return row and Saved(*row)
+
+    def stale(self, graph: Saved) -> tuple[int, int]:
+        """How many passages it does not have, and how many of its vectors are gone."""
+        missing = self._count("passages", f"revision > {int(graph.revision)}")
+        return missing, max(0, graph.vectors + missing - self.counts()[1])
+
+    def set_graph(self, graph: Saved) -> None:
+        """Name the search graph in the place of others, whose files go."""
+        with self.change():
+            self.database.execute("DELETE FROM graphs")
+            self.database.execute("INSERT INTO graphs VALUES (?, ?, ?, ?)", (graph.file, graph.revision, graph.vectors, graph.sha256))
+        self._unlink_but(graph.file)
+
     def drop_graphs(self) -> None:
         """Remove the search graphs: they hold vectors that are to go. Without one, search is exact."""
         with self.change():
             self.database.execute("DELETE FROM graphs")
+        self._unlink_but()
+
+    def _unlink_but(self, *kept: str) -> None:
         for path in self.folder.iterdir():
-            if not path.name.startswith(INDEX_DATABASE) and path.name != INDEX_MANIFEST:
+            if not path.name.startswith(INDEX_DATABASE) and path.name not in (INDEX_MANIFEST, *kept):
                 path.unlink()
 
 
@@ -219,3 +260,12 @@ def checkpoint(database: sqlite3.Connection) -> bool:
     """Bring all changes into the database file and empty its log; whether no reader was in the way for longer than CHECKPOINT_SEC."""
     database.execute(f"PRAGMA busy_timeout = {int(CHECKPOINT_SEC * 1000)}")
     return bool(database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in it survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

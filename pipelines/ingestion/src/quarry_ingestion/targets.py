@@ -19,6 +19,7 @@ from .chunk import CHUNKER, Chunk, chunk
 from .store import IndexStore, create
 from .stores import open_store
 
+COUNT_AT_ONCE = 1024  # sentences: a tokenizer keeps some 200 bytes a token until they are counted
 EMBED_AT_ONCE = 256  # passages, of one document: what bounds memory
 
 
@@ -26,7 +27,8 @@ def cut(document: Document, encoder: Encoder, chunker: Chunker = CHUNKER) -> lis
     """Its passages, tokens counted with the encoder's own tokenizer."""
 
     def count_tokens(texts: Sequence[str]) -> list[int]:
-        return [len(e.ids) for e in encoder.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        batches = (list(texts[i : i + COUNT_AT_ONCE]) for i in range(0, len(texts), COUNT_AT_ONCE))
+        return [len(e.ids) for batch in batches for e in encoder.tokenizer.encode_batch(batch, add_special_tokens=False)]
 
     return chunk(document, count_tokens, chunker)
 

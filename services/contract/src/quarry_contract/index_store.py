@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 INDEX_DATABASE = "index.db"
 SCHEMA_VERSION = 1
+EXACT_UP_TO = 50_000  # passages whose vectors a retriever compares one by one; more are searched by a graph
 EVERYONE = "*"  # the principal everyone has
 
 SCHEMA = """

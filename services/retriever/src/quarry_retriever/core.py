@@ -10,13 +10,14 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from quarry_contract.codec import decode
 from quarry_contract.errors import QuarryError, invalid
+from quarry_contract.index_store import EXACT_UP_TO
 from quarry_contract.messages import DocumentRequest, DocumentResponse, SearchRequest, SearchResponse
 from quarry_runtime.encode import Encoder
 from quarry_runtime.server import BUCKETS
 from quarry_runtime.session import cpus
 from quarry_runtime.settings import number
 
-from .index import EXACT_UP_TO, Index
+from .index import Index
 from .pinecone_index import PineconeIndex
 from .search import Searcher
 from .workers import Workers

@@ -1,5 +1,6 @@
 """Metadata filters and access as masks over rows, so that every kind of search can apply them inside."""
 
+from array import array
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,12 +31,6 @@ class Column:
     of_row: Array  # int32 (rows,)
 
     @classmethod
-    def of(cls, keys: Sequence[Hashable | None]) -> "Column":
-        """None = no value."""
-        codes: dict[Hashable, int] = {}
-        return cls(codes, np.array([NONE if key is None else codes.setdefault(key, len(codes)) for key in keys], np.int32))
-
-    @classmethod
     def merged(cls, columns: Sequence["Column"], places: Sequence[Array]) -> "Column":
         """Rows put where `places` (int64 (rows,) per column, -1 = left out) says; values no row is left with go."""
         codes: dict[Hashable, int] = {}
@@ -52,7 +47,9 @@ class Column:
 
     def matching(self, keys: Collection[Hashable]) -> Array:
         """bool (rows,): the rows that have one of these."""
-        return np.isin(self.of_row, [self.codes[key] for key in keys if key in self.codes])
+        wanted = np.zeros(len(self.codes) + 1, bool)  # the last is NONE's
+        wanted[[self.codes[key] for key in keys if key in self.codes]] = True
+        return wanted[self.of_row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +59,6 @@ class Fields:
     rows: int
     columns: Mapping[str, Column]
     readers: Column  # keys: frozenset of principals
-
-    @classmethod
-    def of(cls, rows: Sequence[Row]) -> "Fields":
-        """Of rows as they are in the database."""
-        names = {name for row in rows for name in row.metadata}.difference(BUILT_IN)
-        columns = {name: Column.of([_key(row.metadata[name]) if name in row.metadata else None for row in rows]) for name in names}
-        for name in BUILT_IN:
-            values = [getattr(row, name) for row in rows]
-            columns[name] = Column.of([None if value is None else _key(value) for value in values])
-        return cls(len(rows), columns, Column.of([row.principals for row in rows]))
 
     @classmethod
     def merged(cls, parts: Sequence["Fields"], places: Sequence[Array]) -> "Fields":
@@ -98,6 +85,41 @@ class Fields:
             keys = [_key(value) for value in (wanted if isinstance(wanted, tuple) else (wanted,))]
             mask &= self.columns[name].matching(keys) if name in self.columns else False
         return mask
+
+
+class FieldsMaker:
+    """Makes Fields of rows as they are in the database, given one after the other."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._columns: dict[str, tuple[dict[Hashable, int], array[int]]] = {name: ({}, array("i")) for name in BUILT_IN}
+        self._readers: tuple[dict[Hashable, int], array[int]] = ({}, array("i"))
+
+    def add(self, row: Row) -> None:
+        """One more."""
+        values = row.metadata | {name: getattr(row, name) for name in BUILT_IN}
+        for name, value in values.items():
+            if value is not None:
+                self._set(self._columns.setdefault(name, ({}, array("i"))), _key(value))
+        self._set(self._readers, row.principals)
+        self._rows += 1
+
+    def made(self) -> Fields:
+        """Of all that were added."""
+        return Fields(self._rows, {name: self._column(column) for name, column in self._columns.items()}, self._column(self._readers))
+
+    def _set(self, column: tuple[dict[Hashable, int], "array[int]"], key: Hashable) -> None:
+        codes, of_row = column
+        self._pad(of_row)
+        of_row.append(codes.setdefault(key, len(codes)))
+
+    def _pad(self, of_row: "array[int]") -> None:
+        if len(of_row) < self._rows:
+            of_row.extend([NONE] * (self._rows - len(of_row)))
+
+    def _column(self, column: tuple[dict[Hashable, int], "array[int]"]) -> Column:
+        self._pad(column[1])
+        return Column(column[0], np.array(column[1], np.int32))
 
 
 def unknown_field(known: Collection[str]) -> QuarryError:

@@ -3,23 +3,24 @@
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from quarry_contract.index_store import INDEX_DATABASE, SCHEMA_VERSION
+from quarry_contract.index_store import EXACT_UP_TO, INDEX_DATABASE, SCHEMA_VERSION
 from quarry_contract.manifests import INDEX_MANIFEST, IndexManifest, ManifestError, digest_file, read_manifest
 from quarry_runtime.session import Array
 
 from .lexical import Analyser, Vocabulary
-from .passages import PassageStore, check_whole, documents, reading, removed, revision, rows
-from .snapshot import Part, Snapshot
-from .vectors import Graph
+from .passages import PassageStore, Row, changed, check_whole, counted, documents, reading, removed, revision, rows
+from .snapshot import Part, PartMaker, Snapshot
+from .vectors import Graph, UntrueGraph
 
 log = logging.getLogger("quarry")
 CANARY_TOLERANCE = 1e-3
-EXACT_UP_TO = 50_000
+ROWS_AT_ONCE = 4096
+_UNUSED = "a graph over the vectors is not used: %s"
 POLL_SEC = 0.5
 Encode = Callable[[Sequence[str]], Array]  # float32 (texts, dimension)
 
@@ -74,10 +75,10 @@ class Index:
                     return
                 if oldest <= held.revision < last:
                     gone = np.array(removed(connection, held.revision), np.int64)
-                    added = self._part(connection, held.revision, held.vocabulary)
+                    [added] = self._parts(changed(connection, held.revision, self.manifest.dimension), held.vocabulary)
                     self.snapshot = held.changed(last, documents(connection), gone, added)
                 else:
-                    self.snapshot = replace(self._read_all(connection), graph=held.graph)
+                    self.snapshot = self._read_all(connection, held.graph)
         self._grown.set()
 
     def try_refresh(self) -> None:
@@ -126,16 +127,15 @@ class Index:
         snapshot = self.snapshot
         graph = None
         if snapshot.passages > self._exact_up_to:
-            graph = max((g for g in (snapshot.graph, self._stored_graph()) if g), key=snapshot.covered, default=None)
+            graph = max((g for g in (snapshot.graph, self._stored_graph(snapshot.parts, snapshot.alive)) if g), key=snapshot.covered, default=None)
             if graph is None or snapshot.passages - snapshot.covered(graph) > self._exact_up_to or graph.size > 2 * snapshot.passages:
-                kept = [(part.vectors.values[mask], part.rows[mask]) for part, mask in zip(snapshot.parts, snapshot.alive, strict=True)]
-                graph = Graph.build([values for values, _ in kept], [rows for _, rows in kept])
+                graph = Graph.build([(part.vectors, np.flatnonzero(mask)) for part, mask in zip(snapshot.parts, snapshot.alive, strict=True)])
         if graph is not snapshot.graph:
             with self._changing:
-                self.snapshot = replace(self.snapshot, graph=graph)
+                self.snapshot = self.snapshot.with_graph(graph)
 
-    def _stored_graph(self) -> Graph | None:
-        """The newest the writer made, if it is whole and was not looked at before."""
+    def _stored_graph(self, parts: Sequence[Part] = (), alive: Sequence[Array] = ()) -> Graph | None:
+        """The newest the writer made, if it is whole, true to these parts' living rows, and was not looked at before."""
         row = self.store.connection().execute("SELECT file, sha256 FROM graphs ORDER BY revision DESC LIMIT 1").fetchone()
         if row is None or row in self._graphs_seen:
             return None
@@ -144,24 +144,42 @@ class Index:
         try:
             if path.name != row[0] or digest_file(path).sha256 != sha256:
                 raise ManifestError(f"{path.name} does not have the digest {INDEX_DATABASE} gives")
-            return Graph.load(path, self.manifest.dimension)
+            graph = Graph.load(path, self.manifest.dimension)
+            for part, mask in zip(parts, alive, strict=True):
+                graph.check(part.vectors, mask)
+            return graph
         except (OSError, ManifestError) as error:
-            log.warning("a graph over the vectors is not used: %s", error)
+            log.warning(_UNUSED, error)
             return None
 
     def _load(self) -> Snapshot:
         with reading(self.store.connection()) as connection:
-            snapshot = self._read_all(connection)
+            graph = self._stored_graph() if counted(connection) > self._exact_up_to else None
+            try:
+                snapshot = self._read_all(connection, graph)
+            except UntrueGraph as error:
+                log.warning(_UNUSED, error)
+                snapshot = self._read_all(connection, None)
             check_whole(connection, snapshot.passages)
         return snapshot
 
-    def _read_all(self, connection: sqlite3.Connection) -> Snapshot:
-        last, counted, vocabulary = revision(connection)[0], documents(connection), Vocabulary()
-        return Snapshot(last, counted, vocabulary).changed(last, counted, np.zeros(0, np.int64), self._part(connection, -1, vocabulary))
+    def _read_all(self, connection: sqlite3.Connection, graph: Graph | None) -> Snapshot:
+        last, all_documents, vocabulary = revision(connection)[0], documents(connection), Vocabulary()
+        snapshot = Snapshot(last, all_documents, vocabulary, graph=graph)
+        for part in self._parts(rows(connection, self.manifest.dimension), vocabulary, graph):
+            snapshot = snapshot.changed(last, all_documents, np.zeros(0, np.int64), part)
+        return snapshot
 
-    def _part(self, connection: sqlite3.Connection, above: int, vocabulary: Vocabulary) -> Part:
-        dimension = self.manifest.dimension
-        return Part.of(rows(connection, above, dimension), dimension, self.analyse, vocabulary)
+    def _parts(self, found: Iterator[Row], vocabulary: Vocabulary, graph: Graph | None = None) -> list[Part]:
+        """Of what the graph holds, if there is one, and of the rest."""
+        made = [PartMaker(self.manifest.dimension, self.analyse, vocabulary, g) for g in ((graph, None) if graph else (None,))]
+        while block := list(islice(found, ROWS_AT_ONCE)):
+            if graph:
+                has, places = graph.holding(block)
+                made[0].add([row for row, known in zip(block, has, strict=True) if known], places)
+                block = [row for row, known in zip(block, has, strict=True) if not known]
+            made[-1].add(block)
+        return [maker.made() for maker in made]
 
 
 def _check_canary(manifest: IndexManifest, encode_passages: Encode) -> None:

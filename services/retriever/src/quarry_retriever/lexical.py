@@ -8,15 +8,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 
 import numpy as np
 import Stemmer
 from quarry_runtime.session import Array
 
 K1, B = 1.5, 0.75
+MAX_COUNT = 2**16 - 1  # of a term in a passage, which has a few hundred words
 TOKENS_KEPT = 2**16  # whose terms are remembered: most words are the same few
 # 1 + ln(count); looked up, so that equal counts weigh the same to the last bit wherever they stand in an array.
-_DAMPED = np.array([0.0, *(1 + math.log(count) for count in range(1, 2**16))])
+_DAMPED = np.array([0.0, *(1 + math.log(count) for count in range(1, MAX_COUNT + 1))])
+_SQUARED = (_DAMPED**2).tolist().__getitem__
 
 # Words with inner apostrophes; codes and numbers joined by . / - or a comma: "c32/40", "ms-014", "3.1", "9,500".
 _TOKEN = re.compile(r"[^\W_]+(?:['.,/-][^\W_]+)*")
@@ -44,7 +47,7 @@ class Analyser:
 
     def __call__(self, text: str) -> list[str]:
         """The terms, in order, repeats kept."""
-        return [term for token in _TOKEN.findall(_plain(text)) for term in self._terms(token)]
+        return list(chain.from_iterable(map(self._terms, _TOKEN.findall(_plain(text)))))
 
     def _terms_of(self, token: str) -> list[str]:
         if token.isalpha():
@@ -70,15 +73,21 @@ def _plain(text: str) -> str:
     return "".join(c for c in folded if not unicodedata.combining(c))
 
 
+class _Numbers(dict[str, int]):
+    def __missing__(self, term: str) -> int:
+        number = self[term] = len(self)
+        return number
+
+
 class Vocabulary:
     """Terms to numbers. Only grows, by one thread; others may look terms up meanwhile."""
 
     def __init__(self) -> None:
-        self._number: dict[str, int] = {}
+        self._number = _Numbers()
 
-    def add(self, term: str) -> int:
-        """The term's number, a new one if need be."""
-        return self._number.setdefault(term, len(self._number))
+    def add(self, terms: Iterable[str]) -> Iterator[int]:
+        """Each term's number, a new one if need be."""
+        return map(self._number.__getitem__, terms)
 
     def find(self, term: str) -> int | None:
         """The term's number; None when no passage ever had it."""
@@ -92,23 +101,9 @@ class Postings:
     terms: Array  # int32 (terms,), ascending
     starts: Array  # int64 (terms + 1,)
     rows: Array  # int32 (entries,), ascending within a term
-    counts: Array  # int32 (entries,)
+    counts: Array  # uint16 (entries,)
     lengths: Array  # int64 (rows,): in terms, repeats counted
     norms: Array  # float64 (rows,): Euclidean length of the damped counts
-
-    @classmethod
-    def of(cls, passages: Iterable[Sequence[str]], vocabulary: Vocabulary) -> "Postings":
-        """Of passages given as their terms."""
-        numbers, counts, sizes, lengths, norms = array("i"), array("i"), array("q"), array("q"), array("d")
-        for terms in passages:
-            counted = Counter(terms)
-            numbers.extend(map(vocabulary.add, counted))
-            counts.extend(counted.values())
-            sizes.append(len(counted))
-            lengths.append(len(terms))
-            norms.append(math.sqrt(math.fsum((1 + math.log(count)) ** 2 for count in counted.values())))
-        rows = np.repeat(np.arange(len(sizes)), sizes)
-        return cls._sorted(*(np.array(values) for values in (numbers, rows, counts, lengths, norms)))
 
     @classmethod
     def merged(cls, parts: Sequence["Postings"], places: Sequence[Array]) -> "Postings":
@@ -118,19 +113,45 @@ class Postings:
         rows = [place[part.rows[keep]] for part, place, keep in zip(parts, places, kept, strict=True)]
         counts = [part.counts[keep] for part, keep in zip(parts, kept, strict=True)]
         lengths, norms = (arranged([getattr(part, name) for part in parts], places) for name in ("lengths", "norms"))
-        return cls._sorted(np.concatenate(terms), np.concatenate(rows), np.concatenate(counts), lengths, norms)
+        return cls.sorted(np.concatenate(terms), np.concatenate(rows), np.concatenate(counts), lengths, norms)
 
     @classmethod
-    def _sorted(cls, terms: Array, rows: Array, counts: Array, lengths: Array, norms: Array) -> "Postings":
-        order = np.lexsort((rows, terms))
-        different, starts = np.unique(terms[order], return_index=True)
-        return cls(different, np.append(starts, len(order)), rows[order].astype(np.int32), counts[order], lengths, norms)
+    def sorted(cls, terms: Array, rows: Array, counts: Array, lengths: Array, norms: Array) -> "Postings":
+        """Of (term, row, count) in any order."""
+        ascending = bool((rows[1:] >= rows[:-1]).all())
+        order = np.argsort(terms, kind="stable") if ascending else np.lexsort((rows, terms))
+        terms = terms[order]
+        first = np.flatnonzero(np.diff(terms, prepend=-1))
+        return cls(terms[first], np.append(first, len(order)), rows[order].astype(np.int32, copy=False), counts[order], lengths, norms)
 
     def having(self, term: int) -> tuple[Array, Array]:
-        """Rows and counts of a term; empty when no row has it."""
+        """Rows (int64, as numpy wants to look things up) and counts of a term; empty when no row has it."""
         at = int(np.searchsorted(self.terms, term))
         found = slice(self.starts[at], self.starts[at + 1]) if at < len(self.terms) and self.terms[at] == term else slice(0)
-        return self.rows[found], self.counts[found]
+        return self.rows[found].astype(np.int64), self.counts[found]
+
+
+class PostingsMaker:
+    """Makes Postings of passages given one after the other as their terms."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._numbers, self._counts, self._sizes, self._lengths, self._norms = array("i"), array("H"), array("q"), array("q"), array("d")
+
+    def add(self, terms: Sequence[str]) -> None:
+        """One more."""
+        counted = Counter(terms)
+        counts = [min(count, MAX_COUNT) for count in counted.values()] if len(terms) > MAX_COUNT else counted.values()
+        self._numbers.extend(self._vocabulary.add(counted))
+        self._counts.extend(counts)
+        self._sizes.append(len(counted))
+        self._lengths.append(len(terms))
+        self._norms.append(math.sqrt(math.fsum(map(_SQUARED, counts))))
+
+    def made(self) -> Postings:
+        """Of all that were added."""
+        rows = np.repeat(np.arange(len(self._sizes), dtype=np.int32), self._sizes)
+        return Postings.sorted(np.asarray(self._numbers), rows, np.asarray(self._counts), np.asarray(self._lengths), np.asarray(self._norms))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,14 +172,22 @@ class Collection:
         """The length of all of them."""
         return sum(int(part.lengths[mask].sum()) for part, mask in zip(self.postings, self.visible, strict=True))
 
+    @cached_property
+    def _damping(self) -> list[Array]:
+        """float64 (rows,) per part: what BM25 adds to a count, more in long passages."""
+        return [K1 * (1 - B + B * part.lengths / (self.terms / self.passages)) for part in self.postings]
+
+    @cached_property
+    def _all_visible(self) -> list[bool]:
+        return [bool(mask.all()) for mask in self.visible]
+
     def bm25(self, question: Sequence[str]) -> list[Array]:
         """BM25 in Lucene's variant (Kamphuis et al. 2020; Robertson & Zaragoza 2009): float32 (rows,) per part, 0 where no term of the question stands."""
 
         def weight(found: _Found) -> Iterator[Array]:
             idf = math.log(1 + (self.passages - found.passages + 0.5) / (found.passages + 0.5))
-            mean = self.terms / self.passages
-            for part, (rows, counts) in zip(self.postings, found.entries, strict=True):
-                yield found.repeats * idf * counts / (counts + K1 * (1 - B + B * part.lengths[rows] / mean))
+            for damping, (rows, counts) in zip(self._damping, found.entries, strict=True):
+                yield found.repeats * idf * counts / (counts + damping[rows])
 
         return self._scores([(found, weight(found)) for found in self._found(question)])
 
@@ -184,7 +213,8 @@ class Collection:
         for term, repeats in Counter(question).items():
             number = self.vocabulary.find(term)
             if number is not None:
-                entries = [_among(part, mask, number) for part, mask in zip(self.postings, self.visible, strict=True)]
+                each = zip(self.postings, self.visible, self._all_visible, strict=True)
+                entries = [part.having(number) if every else _among(part, mask, number) for part, mask, every in each]
                 passages = sum(len(rows) for rows, _ in entries)
                 if passages:
                     found.append(_Found(repeats, passages, entries))

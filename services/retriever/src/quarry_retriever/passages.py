@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +39,9 @@ _PASSAGES = """SELECT p.row, p.passage_id, d.document_id, d.version, d.title, p.
                FROM passages p JOIN documents d USING (document_id)"""
 _DOCUMENT = f"""SELECT version, title, length(text), substr(text, ? + 1, ?), metadata
                 FROM documents d WHERE document_id = ? AND {_READABLE}"""  # noqa: S608 - names of our own
-_CHANGED = "SELECT document_id, version, title, text, metadata, principals FROM documents WHERE revision > ? ORDER BY document_id"
-_ROWS = """SELECT p.row, p.start, p."end", p.text, p.section, p.page, v.vector
-           FROM passages p LEFT JOIN vectors v USING (row) WHERE p.document_id = ? ORDER BY p.row"""
+_ROWS = """SELECT p.row, p.document_id, p.start, p."end", p.text, p.section, p.page, v.vector FROM passages p LEFT JOIN vectors v USING (row)"""
+_CHANGED = "SELECT p.row FROM documents d JOIN passages p USING (document_id) WHERE d.revision > ?"
+_HEAD = "SELECT version, title, text, metadata, principals FROM documents WHERE document_id = ?"
 
 
 @contextmanager
@@ -71,20 +71,49 @@ def removed(connection: sqlite3.Connection, above: int) -> list[int]:
     return [row for (row,) in connection.execute("SELECT row FROM removed WHERE revision > ?", (above,))]
 
 
-def rows(connection: sqlite3.Connection, above: int, dimension: int) -> list[Row]:
-    """All rows of the documents that changed after revision `above` (-1 = of all documents), ascending.
+def counted(connection: sqlite3.Connection) -> int:
+    """How many passages there are."""
+    [found] = connection.execute("SELECT count(*) FROM passages").fetchone()
+    return int(found)
+
+
+def rows(connection: sqlite3.Connection, dimension: int) -> Iterator[Row]:
+    """All rows that belong to a document, ascending.
 
     Raises:
         ManifestError: a passage is not true to its document, or its vector or its document's metadata are not what they must be.
     """
-    found = []
-    for document_id, version, title, text, metadata, principals in connection.execute(_CHANGED, (above,)):
-        shared = (_metadata(metadata), _principals(principals))
-        for row, start, end, words, section, page, vector in connection.execute(_ROWS, (document_id,)):
-            if not (0 <= start < end <= len(text) and text[start:end] == words):
-                raise ManifestError(f"index.db: passage {row} is not the words of its document at its offsets")
-            found.append(Row(row, document_id, version, title, section, page, words, *shared, _vector(row, vector, dimension)))
-    return sorted(found, key=lambda r: r.row)
+    return _checked(connection, connection.execute(f"{_ROWS} ORDER BY p.row"), dimension)
+
+
+def changed(connection: sqlite3.Connection, above: int, dimension: int) -> Iterator[Row]:
+    """All rows of the documents that changed after revision `above`, ascending.
+
+    Raises:
+        ManifestError: as `rows`.
+    """
+    wanted = sorted(row for (row,) in connection.execute(_CHANGED, (above,)))
+    found = (connection.execute(f"{_ROWS} WHERE p.row = ?", (row,)).fetchone() for row in wanted)
+    return _checked(connection, found, dimension)
+
+
+def _checked(connection: sqlite3.Connection, found: Iterable[Any], dimension: int) -> Iterator[Row]:
+    """A document's rows follow each other, so that its own is read once."""
+    head: tuple[str, Any] = ("", None)
+    for row, document_id, start, end, words, section, page, vector in found:
+        if head[0] != document_id or head[1] is None:
+            head = (document_id, _head(connection, document_id))
+        if head[1] is None:
+            continue  # check_whole tells
+        version, title, text, metadata, principals = head[1]
+        if not (0 <= start < end <= len(text) and text[start:end] == words):
+            raise ManifestError(f"index.db: passage {row} is not the words of its document at its offsets")
+        yield Row(row, document_id, version, title, section, page, words, metadata, principals, _vector(row, vector, dimension))
+
+
+def _head(connection: sqlite3.Connection, document_id: str) -> tuple[str, str, str, dict[str, Scalar], frozenset[str]] | None:
+    found = connection.execute(_HEAD, (document_id,)).fetchone()
+    return found and (*found[:3], _metadata(found[3]), _principals(found[4]))
 
 
 def check_whole(connection: sqlite3.Connection, passages: int) -> None:

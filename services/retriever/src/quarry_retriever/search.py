@@ -75,7 +75,7 @@ class Searcher:
                 raise ValueError("the question's vector is not finite")
             if self._pinecone:
                 return self._pinecone.search(vector, request, top_k, snapshot, allowed, final=final)
-            return snapshot.dense(vector, top_k, allowed)
+            return snapshot.view(frozenset(request.principals)).dense(vector, top_k, allowed)
         except StaleSnapshot:
             raise
         except Exception as error:  # whatever the model's or the index's library raises
