@@ -28,36 +28,63 @@ DROPPED_BACK = {"content-length", "expect", "host", "proxy-authenticate", "te", 
 REMAPPED_BACK = {"authorization", "connection", "content-md5", "date", "max-forwards", "server", "user-agent", "www-authenticate"}
 
 
+EXTENSION = "x-amazon-apigateway-"
+OWN = {  # type of gateway response -> status and message, unless the API defines its own; the first cannot be defined
+    "REQUEST_TOO_LARGE": (413, "Request Too Long"),
+    "MISSING_AUTHENTICATION_TOKEN": (403, "Missing Authentication Token"),
+    "BAD_REQUEST_PARAMETERS": (400, "Bad Request"),
+    "INTEGRATION_FAILURE": (504, "Network error communicating with endpoint"),
+    "INTEGRATION_TIMEOUT": (504, "Endpoint request timed out"),
+}
+
+
 @dataclass
 class ApiGateway:
-    """One deployed stage. `resources` holds (method, path) as the API's OpenAPI body lists them."""
+    """One deployed stage of the API that an OpenAPI body defines, with Amazon's extensions or without."""
 
     integration: str
-    resources: set[tuple[str, str]]
+    definition: dict[str, Any]
     stage: str = "production"
-    binary: tuple[str, ...] = ("application/octet-stream",)
+    variables: dict[str, str] = field(default_factory=lambda: {"edge_key": "e" * 32})
     timeout_sec: float = 29.0
     url: str = ""
     came: list[web.Request] = field(default_factory=list)
     session: aiohttp.ClientSession | None = None
 
+    @property
+    def resources(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """(method, path) -> what is told of it."""
+        return {(method.upper(), path.replace("+}", "}")): told for path, methods in self.definition["paths"].items() for method, told in methods.items()}
+
+    @property
+    def binary(self) -> list[str]:
+        """Media types that are passed on as they are."""
+        return list(self.definition.get(f"{EXTENSION}binary-media-types", ["application/octet-stream"]))
+
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """One request of a client."""
         self.came.append(request)
         stage, _, path = request.rel_url.raw_path.removeprefix("/").partition("/")
-        if stage != self.stage or not any(method == request.method and self.matches(resource, f"/{path}") for method, resource in self.resources):
-            return self.own(403, "Missing Authentication Token")
+        found = [told for (method, resource), told in self.resources.items() if method == request.method and self.matches(resource, f"/{path}")]
+        if stage != self.stage or not found:
+            return self.own("MISSING_AUTHENTICATION_TOKEN")
         if set(request.rel_url.raw_query_string) & set("|{}"):
-            return self.own(400, "Bad Request")
+            return self.own("BAD_REQUEST_PARAMETERS")
         body = await request.read()
         if len(body) > LIMIT:
-            return self.own(413, "Request Too Long")
+            return self.own("REQUEST_TOO_LARGE")
         try:
-            return await asyncio.wait_for(self.ask(request, path, self.converted(request, body)), self.timeout_sec)
+            return await asyncio.wait_for(self.ask(request, path, self.converted(request, body), self.added(found[-1])), self.timeout_sec)
         except TimeoutError:
-            return self.own(504, "Endpoint request timed out")
+            return self.own("INTEGRATION_TIMEOUT")
         except aiohttp.ClientError:
-            return self.own(502, "Internal server error")
+            return self.own("INTEGRATION_FAILURE")
+
+    def added(self, told: dict[str, Any]) -> dict[str, str]:
+        """Headers that the integration asks for, of the stage's variables."""
+        wanted = told.get(f"{EXTENSION}integration", {}).get("requestParameters", {})
+        named = {name.removeprefix("integration.request.header."): value for name, value in wanted.items() if ".header." in name}
+        return {name: self.variables[value.removeprefix("stageVariables.")] for name, value in named.items() if value.startswith("stageVariables.")}
 
     @staticmethod
     def matches(resource: str, path: str) -> bool:
@@ -72,7 +99,7 @@ class ApiGateway:
         """What is not listed as binary is text, and text is UTF-8."""
         return body if request.content_type in self.binary else body.decode(errors="replace").encode()
 
-    async def ask(self, request: web.Request, path: str, body: bytes) -> web.Response:
+    async def ask(self, request: web.Request, path: str, body: bytes, added: dict[str, str]) -> web.Response:
         """The integration's reply as the client sees it."""
         headers = CIMultiDict((name, value) for name, value in request.headers.items() if name.lower() not in DROPPED)
         if headers.get("Authorization", "").startswith("AWS4-"):
@@ -80,13 +107,14 @@ class ApiGateway:
         forwarded = [value for value in (request.headers.get("X-Forwarded-For"), str(request.remote)) if value]
         headers.update({"X-Forwarded-For": ", ".join(forwarded), "X-Forwarded-Port": "443", "X-Forwarded-Proto": "https"})
         headers.update({"X-Amzn-Trace-Id": f"Root=1-{uuid.uuid4().hex[:8]}-{uuid.uuid4().hex[:24]}", "x-amzn-apigateway-api-id": "a1b2c3d4e5"})
+        headers.update(added)
         query = urlencode(parse_qsl(request.rel_url.raw_query_string.replace(";", "&"), keep_blank_values=True))
         address = URL(f"{self.integration}/{quote(unquote(path), safe='/')}" + (f"?{query}" if query else ""), encoded=True)
         assert self.session is not None
         async with self.session.request(request.method, address, headers=headers, data=io.BytesIO(body) if body else None, allow_redirects=False) as reply:
             content = await reply.read()
             if len(content) > LIMIT:
-                return self.own(502, "Internal server error")
+                return self.own("INTEGRATION_FAILURE")
             return web.Response(body=content, status=reply.status, headers=self.back(reply.headers))
 
     def back(self, headers: Any) -> "CIMultiDict[str]":
@@ -96,9 +124,17 @@ class ApiGateway:
         found.setdefault("Content-Type", "application/json")
         return CIMultiDict([*found.items(), ("x-amzn-RequestId", str(uuid.uuid4())), ("x-amz-apigw-id", uuid.uuid4().hex[:15])])
 
-    def own(self, status: int, message: str) -> web.Response:
+    def own(self, kind: str) -> web.Response:
         """A reply that is not the integration's."""
-        return web.json_response({"message": message}, status=status, headers={"x-amzn-RequestId": str(uuid.uuid4())})
+        status, message = OWN[kind]
+        identity = str(uuid.uuid4())
+        defined = self.definition.get(f"{EXTENSION}gateway-responses", {}).get(kind) if kind != "REQUEST_TOO_LARGE" else None
+        if defined is None:
+            return web.json_response({"message": message}, status=status, headers={"x-amzn-RequestId": identity})
+        text = defined["responseTemplates"]["application/json"].replace("$context.requestId", identity)
+        given = {name.removeprefix("gatewayresponse.header."): value for name, value in defined["responseParameters"].items()}
+        headers = {name: identity if value == "context.requestId" else value.strip("'") for name, value in given.items()}
+        return web.Response(text=text, status=defined["statusCode"], headers={**headers, "x-amzn-RequestId": identity})
 
 
 @asynccontextmanager
