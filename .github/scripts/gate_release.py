@@ -1,8 +1,8 @@
 """The gate once more, on what will be served: `gate_release.py RELEASE LIVE --artefacts s3://bucket/prefix --data squad.json`.
 
 Both releases' manifests and the models in which they differ are fetched; each model that differs is judged against the live one
-by `make gate`, whose exit code ends it. Under the prefix lies what lies under QUARRY_HOME: releases/ID/release.json and
-models/KIND/N. Standard library only.
+by `make gate`; the first that is refused ends it. Under the prefix lie ID/release.json and models/KIND/N, as
+`python -m quarry_ingestion.artefacts push` puts them there. Standard library only.
 """
 
 import argparse
@@ -22,10 +22,10 @@ def fetch_manifest(artefacts: str, release: str) -> dict[str, Any]:
         SystemExit: it cannot be fetched, or is another release's.
     """
     path = WORK / "releases" / release / "release.json"
-    _run("aws", "s3", "cp", "--only-show-errors", f"{artefacts}/releases/{release}/release.json", str(path))
+    _run("aws", "s3", "cp", "--only-show-errors", f"{artefacts}/{release}/release.json", str(path))
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if manifest["release_id"] != release:
-        sys.exit(f"{artefacts}/releases/{release} holds release {manifest['release_id']}")
+        sys.exit(f"{artefacts}/{release} holds release {manifest['release_id']}")
     return manifest
 
 
