@@ -1,6 +1,7 @@
 """What these tests need beside Python, and why they are skipped where it is not there."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,8 @@ def needs_jenkins() -> None:
 
 
 def needs_environments(*projects: str) -> None:
-    """Skip without the environments of these projects."""
-    if missing := [project for project in projects if not (CLONE / project / ".venv/.ready").exists()]:
-        pytest.skip(f"environments are not built: run `make envs P=\"{' '.join(missing)}\"`")
+    """Build the environments of these projects, unless they are there."""
+    subprocess.run(["make", "envs", f"P={' '.join(projects)}"], cwd=CLONE, check=True, capture_output=True, timeout=1800)
 
 
 @pytest.fixture(scope="session")

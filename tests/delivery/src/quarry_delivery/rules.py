@@ -40,6 +40,7 @@ def check(root: Path, workflows: list[Workflow], jenkinsfile: Node | None) -> li
     if written := sorted(set(MAY_WRITE) - {(w.name, job) for w in workflows for job in w.jobs}):
         found.append(f"rules.py names jobs that do not exist: {written}")
     found += target_problems(root)
+    found += image_problems(root, workflows, jenkinsfile)
     return found + (list(jenkins_problems(jenkinsfile)) if jenkinsfile else [])
 
 
@@ -108,6 +109,15 @@ def target_problems(root: Path) -> list[str]:
     used = {(target, path.name) for path in files for target in MADE.findall(_without_comments(path))}
     there = set(re.findall(r"^([a-z][a-z-]*):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     return [f"{name}: there is no `make {target}`" for target, name in sorted(used) if target not in there and target not in LATER]
+
+
+def image_problems(root: Path, workflows: list[Workflow], jenkinsfile: Node | None) -> list[str]:
+    """Lists of images that are not those there is a Dockerfile of."""
+    there = {path.parent.name for part in ("services", "pipelines") for path in (root / part).glob("*/Dockerfile")}
+    listed = {f"images/{job}": told["strategy"]["matrix"]["image"] for w in workflows if w.name == "images" for job, told in w.jobs.items()}
+    axes = [node.arguments for node in jenkinsfile.walk() if node.kind == "values"] if jenkinsfile else []
+    listed |= {"Jenkinsfile": names for names in axes}
+    return [f"{place}: makes {sorted(names)}, and there are Dockerfiles of {sorted(there)}" for place, names in listed.items() if there and set(names) != there]
 
 
 def _without_comments(path: Path) -> str:
