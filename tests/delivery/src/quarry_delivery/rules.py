@@ -114,10 +114,9 @@ def target_problems(root: Path) -> list[str]:
 def image_problems(root: Path, workflows: list[Workflow], jenkinsfile: Node | None) -> list[str]:
     """Lists of images that are not those there is a Dockerfile of."""
     there = {path.parent.name for part in ("services", "pipelines") for path in (root / part).glob("*/Dockerfile")}
-    listed = {f"images/{job}": told["strategy"]["matrix"]["image"] for w in workflows if w.name == "images" for job, told in w.jobs.items()}
-    axes = [node.arguments for node in jenkinsfile.walk() if node.kind == "values"] if jenkinsfile else []
-    listed |= {"Jenkinsfile": names for names in axes}
-    return [f"{place}: makes {sorted(names)}, and there are Dockerfiles of {sorted(there)}" for place, names in listed.items() if there and set(names) != there]
+    listed = [(f"images/{job}", told["strategy"]["matrix"]["image"]) for w in workflows if w.name == "images" for job, told in w.jobs.items()]
+    listed += [("Jenkinsfile", node.arguments) for node in (jenkinsfile.walk() if jenkinsfile else ()) if node.kind == "values"]
+    return [f"{place}: makes {sorted(names)}, and there are Dockerfiles of {sorted(there)}" for place, names in listed if there and set(names) != there]
 
 
 def _without_comments(path: Path) -> str:
