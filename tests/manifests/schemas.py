@@ -31,7 +31,43 @@ _POD_TEMPLATE = {
         "volumes": [{"name": str, "hostPath": {"path": str}}],
     }
 }
+_KEDA = {
+    "minReplicaCount": int,
+    "maxReplicaCount": int,
+    "pollingInterval": int,
+    "cooldownPeriod": int,
+    "triggers": [{"type": str, "metadata": {"serverAddress": str, "query": str, "threshold": str}}],
+}
+_SELDON_SPEC = {  # of componentSpecs; the pod inside is held against Kubernetes' own schema (rules.py)
+    "spec": {"*": object},
+    "hpaSpec": {"minReplicas": int, "maxReplicas": int, "metricsv2": [{"type": str, "resource": {"*": object}}]},
+    "kedaSpec": _KEDA,
+}
 CUSTOM: dict[str, Any] = {
+    "machinelearning.seldon.io/v1/SeldonDeployment": {
+        "name": str,
+        "annotations": {"*": str},
+        "protocol": str,
+        "transport": str,
+        "predictors": [
+            {
+                "name": str,
+                "replicas": int,
+                "labels": {"*": str},
+                "graph": {"name": str, "type": str, "endpoint": {"type": str}, "children": [object]},
+                "componentSpecs": [_SELDON_SPEC],
+            }
+        ],
+    },
+    "keda.sh/v1alpha1/ScaledObject": {"scaleTargetRef": {"name": str}, **_KEDA},
+    "monitoring.coreos.com/v1/PodMonitor": {
+        "selector": {"matchLabels": {"*": str}, "matchExpressions": [{"key": str, "operator": str, "values": [str]}]},
+        "podTargetLabels": [str],
+        "podMetricsEndpoints": [{"port": str, "path": str, "interval": str}],
+    },
+    "monitoring.coreos.com/v1/PrometheusRule": {
+        "groups": [{"name": str, "rules": [{"alert": str, "record": str, "expr": str, "for": str, "labels": {"*": str}, "annotations": {"*": str}}]}]
+    },
     "external-secrets.io/v1/ClusterSecretStore": {
         "provider": {"aws": {"service": str, "region": str}},
         "conditions": [{"namespaces": [str]}],

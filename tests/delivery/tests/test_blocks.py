@@ -5,14 +5,22 @@ for they reach the cloud, and make, whose targets have tests of their own. Pytho
 `UPDATE_GOLDEN=1` writes the files anew.
 """
 
+import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from quarry_delivery import blocks, jenkins, workflows
 from quarry_delivery.blocks import Ran
+
+from .conftest import SCRIPTS
+
+sys.path.insert(0, str(SCRIPTS))
+import release_ids
 
 # Blocks that cannot run here, with the reason. Every other block must run.
 CANNOT: dict[str, str] = {}
@@ -52,9 +60,16 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(clone: Path, workflow: str, job: str, fails: str = "") -> Ran:
+    subprocess.run(["git", "checkout", "--quiet", "--", "helm"], cwd=clone, check=True)
     (clone / "plans").mkdir(exist_ok=True)
     (clone / "plans/dev.txt").write_text("No changes.\n")
     return blocks.run_shells(blocks.shells_of(FILES[workflow], job, VALUES), clone, blocks.environment(clone, fails))
+
+
+def named(clone: Path) -> dict[str, str]:
+    """The releases that the last deployment named, by role."""
+    told = json.loads((clone / release_ids.VALUES).read_text().partition("\n")[2])["releases"]
+    return {role: json.loads(release["manifest"])["release_id"] for role, release in told.items() if release["manifest"]}
 
 
 def compare(golden: Path, name: str, lines: list[str]) -> None:
@@ -70,6 +85,8 @@ def test_blocks_call_what_the_golden_file_says(clone: Path, golden: Path, workfl
         pytest.skip(reason)
     ran = run(clone, workflow, job)
     assert ran.succeeded, ran.printed
+    if job == "rollout":
+        assert named(clone) == {"live": "bbbbbbbbbbbb", "previous": "aaaaaaaaaaaa"}
     compare(golden, f"{workflow}.{job}", ran.lines(clone))
 
 
@@ -82,8 +99,10 @@ def test_every_golden_file_is_of_a_job(golden: Path) -> None:
 def test_a_rollout_that_fails_is_reverted_and_not_promoted(clone: Path, golden: Path, name: str, fails: str) -> None:
     ran = run(clone, "release", "rollout", fails)
     assert not ran.succeeded
-    assert ran.calls[-1] == ["make", "deploy", "ENVIRONMENT=production", "RELEASE=aaaaaaaaaaaa", "SHARE=1"]
-    assert ["make", "deploy", "ENVIRONMENT=production", "RELEASE=bbbbbbbbbbbb", "SHARE=1"] not in ran.calls
+    assert ran.calls[-2] == ["make", "deploy", "ENVIRONMENT=production", "RELEASE=aaaaaaaaaaaa"]
+    assert ran.calls[-1][:2] == ["helm", "upgrade"]
+    assert ["make", "deploy", "ENVIRONMENT=production", "RELEASE=bbbbbbbbbbbb"] not in ran.calls
+    assert named(clone) == {"live": "aaaaaaaaaaaa"}
     compare(golden, f"release.rollout.{name}", ran.lines(clone))
 
 
@@ -114,10 +133,10 @@ def test_an_expression_without_a_value_is_no_empty_string() -> None:
 @pytest.mark.parametrize(("fails", "name"), [("", "release.rollout"), ("make canary-watch", "release.rollout.missed")])
 def test_jenkins_rolls_out_as_github_does(clone: Path, golden: Path, pipeline: jenkins.Node, fails: str, name: str) -> None:
     """The same calls in the same order: the golden file is GitHub's."""
-    (clone / "release.env").write_text("release=bbbbbbbbbbbb\nlive=aaaaaaaaaaaa\n")
+    subprocess.run(["git", "checkout", "--quiet", "--", "helm"], cwd=clone, check=True)
     stage = next(node for node in pipeline.walk() if node.kind == "stage" and node.arguments == ["Production"])
     [steps], [post] = stage.of("steps"), stage.of("post")
-    variables = {"CLUSTER": "cluster", "SHARE": "0.1"}
+    variables = {"CLUSTER": "cluster", "GIT_PREVIOUS_SUCCESSFUL_COMMIT": "HEAD^", "SHARE": "0.1"}
     shells = [(step.arguments[0], False, variables) for step in steps.of("sh")]
     shells += [(step.arguments[0], True, variables) for step in post.of("unsuccessful")[0].of("sh")]
     ran = blocks.run_shells(shells, clone, blocks.environment(clone, fails))

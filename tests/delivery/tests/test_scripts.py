@@ -56,18 +56,16 @@ def test_a_first_push_concerns_everything() -> None:
     assert json.loads(done.stdout.removeprefix("projects=")) == KNOWN
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["release: 0123456789ab\n", "a: 1\nrelease: '0123456789ab' # live\n", 'release:\n  # which\n  created: now\n  id: "0123456789ab"\n'],
-)
-def test_the_release_that_values_name(text: str) -> None:
-    assert release_ids.identity(text, "values") == "0123456789ab"
+def test_the_release_that_values_name() -> None:
+    manifest = json.dumps({"release_id": "0123456789ab"})
+    text = "# a note\n" + json.dumps({"releases": {"live": {"manifest": manifest}, "candidate": {"manifest": ""}}}, indent=1) + "\n"
+    assert release_ids.live(text, "values") == ("0123456789ab", manifest)
 
 
-@pytest.mark.parametrize("text", ["", "release: latest\n", "releases:\n  id: 0123456789ab\n", "release:\nother:\n  id: 0123456789ab\n"])
+@pytest.mark.parametrize("text", ["", "# a\n", "releases: {}\n", '{"releases": {"live": {"manifest": ""}}}', '{"releases": {"live": {"manifest": "{}"}}}'])
 def test_values_that_name_no_release_are_told(text: str) -> None:
-    with pytest.raises(SystemExit, match="names no release"):
-        release_ids.identity(text, "values")
+    with pytest.raises(SystemExit, match="names no live release"):
+        release_ids.live(text, "values")
 
 
 FOUND = SearchResponse((ScoredPassage(Passage("p", "a.txt", "v", "A", 0, 1, "a"), 0.5),), "g", "models:/retriever/1")

@@ -21,8 +21,9 @@ from .workflows import CLONE, Workflow
 STOOD_IN = ("aws", "cosign", "docker", "gh", "grype", "helm", "kubectl", "make", "terraform")
 EXPRESSION = re.compile(r"\$\{\{\s*(.+?)\s*\}\}")
 AFTER_FAILURE = ("failure()", "failure() || cancelled()")
+NOTE = (CLONE / "helm/quarry/values-release.yaml").read_text(encoding="utf-8").partition("\n")[0] + "\n"
 SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail")
-COPIED = (".github", "Jenkinsfile", "Makefile")
+COPIED = (".github", "Jenkinsfile", "Makefile", "local")
 
 
 class UnknownExpression(Exception):
@@ -63,7 +64,8 @@ def clone(folder: Path) -> Path:
     git = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.org"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     for identity in ("aaaaaaaaaaaa", "bbbbbbbbbbbb"):
-        values.write_text(f"release: {identity}\n", encoding="utf-8")
+        named = {"live": {"manifest": json.dumps({"release_id": identity})}, "candidate": {"manifest": ""}, "previous": {"manifest": ""}}
+        values.write_text(NOTE + json.dumps({"releases": named}) + "\n", encoding="utf-8")
         subprocess.run([*git, "add", "--force", "."], check=True)
         subprocess.run([*git, "commit", "--quiet", "--message", identity], check=True)
     return folder

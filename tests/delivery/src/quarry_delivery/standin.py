@@ -26,6 +26,8 @@ with Path(os.environ["CALLS"]).open("a", encoding="utf-8") as calls:
     print(json.dumps([name, *arguments]), file=calls)
 if " ".join([name, *arguments]).startswith(os.environ.get("FAILS", "nothing fails")):
     sys.exit(f"{name}: told to fail")
+if name == "make" and arguments[:1] == ["deploy"]:  # what it changes is told by the helm that it calls
+    sys.exit(subprocess.run([os.environ["REAL_MAKE"], "--silent", *arguments], check=False).returncode)
 if "port-forward" in arguments:
     print("Forwarding from 127.0.0.1:40001 -> " + arguments[-1].lstrip(":"), flush=True)
     time.sleep(60)

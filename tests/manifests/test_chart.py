@@ -1,0 +1,212 @@
+"""helm/quarry, rendered by the real helm: schemas, rules, flows, refusals, and what a release changes."""
+
+import json
+import re
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .chart import CANDIDATE, CHART, CLONE, HELM, LIVE, PREVIOUS, HelmError, release, render, values, workloads
+from .faults import FAULTS, caught
+from .flows import DNS, NODE, OUTSIDE, flows
+from .picture import BEGIN, END, PAGE, picture
+from .rules import broken
+from .schemas import problems
+
+FILES = ("local", "staging", "production")
+pytestmark = pytest.mark.skipif(not Path(HELM).exists(), reason="helm is not there: make test P=tests fetches it")
+PINECONE = {"index": {"store": "pinecone", "pinecone": {"host": "https://quarry-abc.svc.pinecone.io", "externalSecret": "quarry/pinecone"}}}
+KEYS = {"gateway": {"edge": {"existingSecret": "existing-edge"}}}
+JWT = {"gateway": {"auth": {"mode": "jwt", "jwks": "https://id.example.com/keys", "issuer": "https://id.example.com", "audience": "quarry"}}}
+EXTRAS: dict[str, dict[str, Any]] = {
+    "least": {},
+    "pinecone": PINECONE | {"ingestion": {"enabled": True}},
+    "volume": {"index": {"store": "volume", "volume": {"existingClaim": "existing-index"}}, "ingestion": {"enabled": True, "source": "s3://b/documents/"}},
+    "tokens": JWT,
+    "edge": KEYS,
+    "queue": {"reader": {"autoscaling": {"queuedTokens": 5000}}, "monitoring": {"serviceMonitor": True, "rules": [{"name": "x", "rules": []}]}},
+    "fixed": {part: {"autoscaling": {"enabled": False}} for part in ("gateway", "retriever", "reader")},
+    "own pipeline": {"gateway": {"pipeline": "components: {}\n"}},
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("candidate", [False, True])
+def test_every_values_file_keeps_every_rule(file: str, candidate: bool) -> None:
+    assert broken(render(values(candidate), [CHART / f"values-{file}.yaml"])) == []
+
+
+@pytest.mark.parametrize(("extra", "mode"), list(product(EXTRAS, ["seldon", "plain"])))
+def test_every_documented_choice_keeps_every_rule(extra: str, mode: str) -> None:
+    assert broken(render(values(True, mode=mode, **EXTRAS[extra]))) == []
+
+
+def test_under_seldon_there_are_two_deployments_a_release_and_plainly_the_same_pods() -> None:
+    seldon, plain = (
+        {(w.component, w.labels["quarry/release"]): w for w in workloads(render(values(True, mode=mode))) if "quarry/release" in w.labels}
+        for mode in ("seldon", "plain")
+    )
+    assert seldon.keys() == plain.keys() == set(product(("retriever", "reader"), (LIVE, CANDIDATE, PREVIOUS)))
+    assert {w.owner["kind"] for w in seldon.values()} == {"SeldonDeployment"}
+    assert {w.owner["kind"] for w in plain.values()} == {"Deployment"}
+    for key, workload in seldon.items():
+        assert workload.pod == plain[key].pod
+
+
+EXPECTED = {
+    ("addresses 10.0.0.0/8", "gateway", 8080),
+    ("prometheus", "gateway", 8080),
+    ("prometheus", "retriever", 9000),
+    ("prometheus", "reader", 9000),
+    ("prometheus", "ingestion", 9004),
+    ("gateway", "retriever", 9000),
+    ("gateway", "reader", 9000),
+    ("gateway", "ingestion", 9004),
+} | {(one, *to) for one in ("retriever", "reader", "ingestion", "collect", "reconcile") for to in ((OUTSIDE, 443), (NODE, 80))}
+RESOLVE = {(one, DNS, 53) for one in ("gateway", "retriever", "reader", "ingestion", "collect", "reconcile", "test")}
+
+
+def test_the_flows_that_are_allowed_are_those_of_the_picture_and_no_others() -> None:
+    """The test's pod asks the gateway only where the gateway takes it: there its clients are addresses of the load balancer."""
+    assert flows(render(values(True), [CHART / "values-production.yaml"])) == EXPECTED | RESOLVE
+    tokens = flows(render(values(**JWT), [CHART / "values-production.yaml"]))
+    assert tokens - EXPECTED - RESOLVE == {("gateway", OUTSIDE, 443)}
+    assert not any(name == "anybody" for flow in tokens for name in flow[:2])
+
+
+def test_the_picture_in_the_docs_is_drawn_from_the_manifests() -> None:
+    text = PAGE.read_text()
+    assert text[text.index(BEGIN) + len(BEGIN) : text.index(END)].strip() == picture().strip(), "python -m manifests.picture draws it anew"
+
+
+def test_a_rollout_changes_what_its_golden_file_says(tmp_path: Path) -> None:
+    """`make deploy`'s own writer of values-release.yaml, step by step: objects that come, go and change, and who answers."""
+    for identity in (LIVE, CANDIDATE):
+        folder = tmp_path / "releases" / identity
+        folder.mkdir(parents=True)
+        (folder / "release.json").write_text(release(identity))
+    written = tmp_path / "values-release.yaml"
+    steps = {
+        "install": [LIVE],
+        "canary at a tenth": [CANDIDATE, "--share", "0.1"],
+        "canary at a half": [CANDIDATE, "--share", "0.5"],
+        "promote": [CANDIDATE],
+        "roll back": ["--back"],
+        "canary": [CANDIDATE, "--share", "0.1"],
+        "end it": [CANDIDATE, "--share", "0"],
+    }
+    told: dict[str, Any] = {}
+    before: dict[str, Any] = {}
+    for name, arguments in steps.items():
+        command = [sys.executable, str(CLONE / "local/deploy.py"), "--home", str(tmp_path), "--values", str(written), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        now = {f"{m['kind']} {m['metadata']['name']}": m for m in render(values(mode="plain") | {"releases": {}}, [written])}
+        table = json.loads(now["ConfigMap quarry-routes"]["data"]["routes.json"])
+        told[name] = {
+            "come": sorted(now.keys() - before.keys()) if before else ["everything"],
+            "go": sorted(before.keys() - now.keys()),
+            "change": sorted(k for k in now.keys() & before.keys() if now[k] != before[k]),
+            "answers": {k: v for k, v in table.items() if k != "releases"},
+        }
+        before = now
+    assert told == json.loads(Path(__file__).with_name("rollout.json").read_text()), json.dumps(told, indent=1)
+
+
+@pytest.mark.parametrize(("arguments", "says"), [(["nope"], "there is no release nope"), (["--back"], "no release was live before"), ([], "say which release")])
+def test_a_rollout_that_cannot_be_is_refused_and_writes_nothing(arguments: list[str], says: str, tmp_path: Path) -> None:
+    written = tmp_path / "values-release.yaml"
+    command = [sys.executable, str(CLONE / "local/deploy.py"), "--home", str(tmp_path), "--values", str(written), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not written.exists()
+
+
+def test_the_routing_table_is_the_gateways_own_contract() -> None:
+    from quarry_contract.releases import RoutingTable
+
+    routes = next(m["data"] for m in render(values(True)) if m["metadata"]["name"] == "quarry-routes")
+    table = RoutingTable.from_dict(json.loads(routes["routes.json"]))
+    assert (table.live, table.candidate, table.share, table.mirror) == (LIVE, CANDIDATE, 0.1, 0.5)
+    assert json.loads(routes["live.json"])["release_id"] == LIVE
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no release": ({"releases": {"live": {"manifest": ""}}}, "releases.live.manifest is empty: make deploy"),
+    "not a release": ({"releases": {"live": {"manifest": "{}"}}}, "releases.live.manifest is not a release.json: give the file's text"),
+    "not JSON": ({"releases": {"live": {"manifest": "x"}}}, "is not a release.json"),
+    "no prefix": ({"artefacts": {"prefix": ""}}, "artefacts.prefix is empty: say where"),
+    "a folder": ({"artefacts": {"prefix": "/releases"}}, "/artefacts/prefix"),
+    "unknown key": ({"reader": {"replica": 2}}, "additional properties 'replica'"),
+    "unknown mode": ({"mode": "kserve"}, "must be one of 'seldon', 'plain'"),
+    "latest": ({"images": {"tag": "latest"}}, "images.tag is latest"),
+    "no memory limit": ({"reader": {"resources": {"limits": {"memory": None}}}}, "/reader/resources/limits"),
+    "min above max": ({"reader": {"autoscaling": {"min": 20, "max": 2}}}, "reader.autoscaling.min is above its max: raise max"),
+    "a share of 2": ({"releases": {"candidate": {"share": 2}}}, "/releases/candidate/share"),
+    "no tokens' issuer": ({"gateway": {"auth": {"mode": "jwt"}}}, "gateway.auth.jwks is empty: give the issuer's keys"),
+    "keys by http": ({"gateway": {"auth": {"jwks": "http://x/keys"}}}, "/gateway/auth/jwks"),
+    "no Pinecone": ({"index": {"store": "pinecone"}}, "index.pinecone.host is empty"),
+    "no Pinecone key": ({"index": {"store": "pinecone", "pinecone": {"host": "x"}}}, "name the secret with its key"),
+    "nothing to write": ({"ingestion": {"enabled": True}}, "set index.store to volume or pinecone"),
+    "a port of nothing": ({"gateway": {"service": {"nodePort": 30080}}}, "is not NodePort: change one"),
+    "deadline over the edge's": ({"gateway": {"deadlineMs": 30000}}, "/gateway/deadlineMs"),
+    "one node, two retrievers": ({"index": {"store": "volume", "volume": {"accessMode": "ReadWriteOnce"}}}, "set retriever.replicas to 1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_nonsense_is_refused_by_the_key_and_what_to_do(name: str) -> None:
+    given, says = REFUSED[name]
+    with pytest.raises(HelmError) as refusal:
+        render(_merged(values(), given))
+    assert says in str(refusal.value)
+
+
+def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    both = dict(one)
+    for key, value in other.items():
+        both[key] = _merged(both.get(key) or {}, value) if isinstance(value, dict) else value
+    return both
+
+
+def test_the_same_release_twice_is_refused() -> None:
+    given = values(True)
+    given["releases"]["candidate"]["manifest"] = given["releases"]["live"]["manifest"]
+    with pytest.raises(HelmError, match=r"releases\.candidate is the same release as releases\.live"):
+        render(given)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_caught(name: str, tmp_path: Path) -> None:
+    assert caught(name, tmp_path), "the chart is wrong in this way and no rule says so"
+
+
+def test_the_readme_tells_every_value_and_no_other() -> None:
+    def leaves(tree: dict[str, Any], prefix: str = "") -> set[str]:
+        found = set()
+        for key, value in tree.items():
+            name = f"{prefix}{key}"
+            found |= leaves(value, f"{name}.") if isinstance(value, dict) and value and name not in WHOLE else {name}
+        return found
+
+    told = set(re.findall(r"^\| `([^`]+)` \|", (CHART / "README.md").read_text(), re.MULTILINE))
+    assert told == leaves(yaml.safe_load((CHART / "values.yaml").read_text()))
+
+
+WHOLE = {f"{part}.{name}" for part in ("gateway", "retriever", "reader", "ingestion") for name in ("resources", "image", "autoscaling")}
+
+
+def test_what_the_test_hook_runs_is_the_file_and_python() -> None:
+    [pod] = (m for m in render(values()) if m["kind"] == "Pod")
+    code = pod["spec"]["containers"][0]["args"][0]
+    compile(code, "ask.py", "exec")
+    assert code.strip() == (CHART / "ask.py").read_text().strip()
+    assert problems(pod) == []
+
