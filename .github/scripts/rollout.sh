@@ -7,10 +7,15 @@
 # Before the first, `release_ids.py COMMIT --prepare` lets them start from what runs.
 # ENVIRONMENT (production unless set) chooses the chart's values; WATCH_MINUTES, how long to watch.
 set -euo pipefail
+unset SHARE MIRROR BACK # make takes them from the environment too: only the canary has a share
 verb="${1-}" release="${2-}"
 [ -n "$release" ] || { echo 'say what of which: rollout.sh canary|watch|promote|revert RELEASE ...' >&2; exit 2; }
 environment="${ENVIRONMENT:-production}"
-deploy() { make deploy ENVIRONMENT="$environment" RELEASE="$@"; }
+deploy() {
+  local release="$1"
+  shift
+  make deploy ENVIRONMENT="$environment" RELEASE="$release" "$@"
+}
 case "$verb" in
   canary) deploy "$release" SHARE="${3:?say the share of callers}" ;;
   promote | revert) deploy "$release" ;;
