@@ -199,7 +199,7 @@ pipelines: pipelines/kubeflow/.venv/.ready ## Compile the Kubeflow pipelines int
 envs: $(P:%=%/.venv/.ready) ## Environments of all projects, or of P="services/reader"
 
 # A model service is tested under the stock wrapper too, in that one's environment.
-test: packages $(P:%=%/.venv/.ready) $(if $(filter tests,$(P)),$(HELM)) $(foreach w,$(WRAPPERS),$(if $(filter $(w:%/seldon=%),$(P)),$(w)/.venv/.ready)) ## Every test, or those of P="services/reader"
+test: packages $(P:%=%/.venv/.ready) $(if $(filter tests tests/delivery,$(P)),$(HELM)) $(foreach w,$(WRAPPERS),$(if $(filter $(w:%/seldon=%),$(P)),$(w)/.venv/.ready)) ## Every test, or those of P="services/reader"
 	@$(MAKE) --jobs=$(TEST_JOBS) --output-sync=target --keep-going $(P:%=%/tested)
 
 %/tested:
