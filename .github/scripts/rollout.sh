@@ -7,7 +7,8 @@
 # Before the first, `release_ids.py COMMIT --prepare` lets them start from what runs.
 # ENVIRONMENT (production unless set) chooses the chart's values; WATCH_MINUTES, how long to watch.
 set -euo pipefail
-unset SHARE MIRROR BACK # make takes them from the environment too: only the canary has a share
+# They would reach make by the environment too, and only the canary has a share.
+unset SHARE MIRROR BACK
 verb="${1-}" release="${2-}"
 [ -n "$release" ] || { echo 'say what of which: rollout.sh canary|watch|promote|revert RELEASE ...' >&2; exit 2; }
 environment="${ENVIRONMENT:-production}"

@@ -138,6 +138,8 @@ def main() -> None:
     """Entry point."""
     if reason := jenkins.missing():
         sys.exit(reason)
+    if already := list(problems(CLONE, jenkins.read())):  # every fault would seem to be caught
+        sys.exit("\n".join(["without any fault planted:", *already]))
     with tempfile.TemporaryDirectory() as folder:
         found = caught(Path(folder))
     for fault, problem in zip(FAULTS, found, strict=True):
