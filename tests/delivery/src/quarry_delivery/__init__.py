@@ -1,0 +1,1 @@
+"""What ships Quarry, read and run: workflows, the Jenkinsfile, and the scripts they call."""
