@@ -1,4 +1,5 @@
 resource "aws_wafv2_web_acl" "this" {
+  #checkov:skip=CKV_AWS_192:AWSManagedRulesKnownBadInputsRuleSet is in the dynamic rule below
   name        = var.name
   description = "Before the edge"
   scope       = "REGIONAL"

@@ -1,5 +1,12 @@
 data "aws_availability_zones" "this" {
+  #checkov:skip=CKV_AWS_394:the first ones by name are taken, and subnets are keyed by zone
   state = "available"
+
+  # Not the local zones that an account may have opted into.
+  filter {
+    name   = "zone-type"
+    values = ["availability-zone"]
+  }
 }
 
 data "aws_region" "this" {}
