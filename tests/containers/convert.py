@@ -6,6 +6,8 @@
 | emptyDir | a folder of the pod's fsGroup on this machine: podman knows no fsGroup |
 | restartPolicy Always | OnFailure: podman would restart an init container that has succeeded |
 | probes | taken out and handed back: podman would run them in the container, by a shell and curl. Who runs the pod asks them, as the kubelet does |
+| containerPort | taken out: podman would open it on this machine too |
+| preStop | taken out: podman has none |
 | images | of the local store, never pulled |
 | NetworkPolicy and other kinds of LEFT_OUT | left out: they say nothing about how a container runs |
 """
@@ -90,7 +92,8 @@ def _pod(deployment: dict[str, Any], services: list[dict[str, Any]], settings: l
     for container in (*spec.get("initContainers", []), *spec["containers"]):
         container |= {"image": f"localhost/{container['image']}", "imagePullPolicy": "Never"}
         container["securityContext"] = _security(spec, container)
-        container.pop("lifecycle", None)
+        for name in ("lifecycle", "ports"):
+            container.pop(name, None)
     spec["volumes"] = [_volume(volume, spec, folder / named) for volume in spec.get("volumes", [])]
     spec["restartPolicy"] = "OnFailure"
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": named, "labels": labels}, "spec": spec}

@@ -37,7 +37,7 @@ def test_pods_are_named_as_services_and_keep_what_podman_knows(documents: list[d
     assert {d["kind"] for d in reader.documents} == {"ConfigMap", "Pod"}
     rendered, played = find(documents, "Deployment", "quarry-reader")["spec"]["template"]["spec"], reader.documents[-1]["spec"]
     for was, now in zip(rendered["initContainers"] + rendered["containers"], played["initContainers"] + played["containers"], strict=True):
-        kept = {k: v for k, v in was.items() if not k.endswith("Probe") and k not in ("image", "securityContext")}
+        kept = {k: v for k, v in was.items() if not k.endswith("Probe") and k not in ("image", "securityContext", "ports")}
         assert kept.items() <= now.items()
         assert now["securityContext"] == {**was["securityContext"], "runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532}
 
