@@ -39,7 +39,7 @@ def buckets_are_private(resources: list[Resource]) -> Iterator[str]:
         blocked, versioned, policy, owned = (found[kind].get(name, {}) for kind in kinds)
         four = ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets")
         kept = all(blocked.get(way) for way in four) and versioned and versioned["versioning_configuration"][0]["status"] == "Enabled" and owned
-        if not kept or not policy or not denies_http(json.loads(policy.get("policy", UNKNOWN))):
+        if not kept or name not in found["aws_s3_bucket_policy"] or not denies_http(json.loads(policy.get("policy", UNKNOWN))):
             yield address
 
 
