@@ -49,6 +49,6 @@ def world(engine: Engine, sizes: dict[str, float], tmp_path_factory: pytest.Temp
         made.wait_ready()
         yield made
     finally:
-        engine.podman("pod", "rm", "--force", "--all", check=False)
+        engine.podman("pod", "rm", "--force", "--time=0", "--all", check=False)
         s3.terminate()
         s3.wait()

@@ -26,8 +26,6 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 lock_type = "file"
 tmp_dir = "{root}/tmp_dir"
-static_dir = "{root}/static"
-volume_path = "{root}/volumes"
 [network]
 network_backend = "netavark"
 network_config_dir = "{root}/networks"
@@ -106,7 +104,7 @@ class Engine:
 
     def close(self) -> None:
         """Leave nothing: neither processes nor mounts nor files."""
-        for command in (("pod", "rm", "--force", "--all"), ("rm", "--force", "--all"), ("network", "prune", "--force"), ("rmi", "--force", "--all")):
+        for command in (("pod", "rm", "--force", "--time=0", "--all"), ("rm", "--force", "--time=0", "--all"), ("network", "prune", "--force"), ("rmi", "--force", "--all")):
             self.podman(*command, check=False)
         self.run("umount", "--quiet", str(self.root / "store/overlay"), check=False)
         shutil.rmtree(self.root, ignore_errors=True)

@@ -80,10 +80,11 @@ def test_a_question_through_the_gateway_is_answered_with_its_evidence(world: Wor
         status, reply = world.ask(question)
         assert (status, reply["release_id"], reply["degraded"]) == (200, world.release, []), reply
         best = reply["answers"][0]
-        where = f"{urllib.parse.quote(best['document_id'])}?start={best['start']}&end={best['end']}"
+        cited = best["citations"][0]
+        where = f"{urllib.parse.quote(cited['document_id'])}?start={cited['start']}&end={cited['end']}"
         _, document = get(f"http://{world.address('quarry-gateway')}:8080/v1/documents/{where}")
         assert best["text"]
-        assert document["text"] == best["text"]
+        assert document["text"] == cited["text"] == best["text"]
 
 
 @pytest.mark.parametrize("pod", PODS)
@@ -168,8 +169,7 @@ def test_sigterm_drains_and_no_request_that_was_taken_is_lost(world: World, expe
     assert (state["ExitCode"], state["OOMKilled"]) == (0, False), "not killed at the end of its grace"
     for question, status, reply in callers.replies:
         if status == 0:
-            assert pod == "quarry-gateway"
-            assert "Connection refused" in reply["error"]
+            assert pod == "quarry-gateway", "not connected: it has gone"
         else:
             assert status == 200, reply
             assert reply["degraded"] == ["reader"] or without_id(reply) == expected[question]

@@ -1,5 +1,6 @@
 """A release in an S3 stand-in, and its services as pods on a private network."""
 
+import http.client
 import json
 import os
 import signal
@@ -7,11 +8,10 @@ import socket
 import string
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -27,6 +27,8 @@ HOST = "10.231.77.1"
 IP_FREEBIND = 15  # Linux, ip(7): an address may be bound before its interface is there
 BUCKET = "artefacts"
 READY_SEC = 90
+CONNECT_SEC = 3  # what is not there any more does not say so
+ANSWER_SEC = 30
 MOTO = """
 import sys
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -73,7 +75,7 @@ class World:
         asked = [probe for probe in self.pods[pod].probes if probe.kind == kind]
         assert asked, f"{pod} has no {kind}"
         found = [get(f"http://{self.address(pod)}:{probe.port}{probe.path}")[0] for probe in asked]
-        return 0 if 0 in found else max(found)
+        return max(found) if min(found) > 0 else 0
 
     def wait_ready(self, *pods: str) -> None:
         """Until the readiness probes answer 200."""
@@ -104,21 +106,29 @@ class World:
         return int(self.engine.inspect(self.container(pod))["RestartCount"])
 
     def ask(self, question: str) -> tuple[int, dict[str, Any]]:
-        """Through the gateway; status and body, 0 when nobody answered."""
+        """Through the gateway; status and body, as get()."""
         body = json.dumps({"question": question, "retrieval": "dense", "min_confidence": 0}).encode()
         return get(f"http://{self.address('quarry-gateway')}:8080/v1/answers", body)
 
 
 def get(url: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
-    """A request's status and JSON; 0 when no answer came."""
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    """A request's status and JSON; 0 when no connection was made, -1 when one was made and no answer came."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=CONNECT_SEC)
     try:
-        with urllib.request.urlopen(request, timeout=30) as reply:
-            return int(reply.status), dict(json.load(reply))
-    except urllib.error.HTTPError as error:
-        return error.code, dict(json.load(error))
+        connection.connect()
     except OSError as error:
         return 0, {"error": repr(error)}
+    try:
+        connection.sock.settimeout(ANSWER_SEC)
+        path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        connection.request("POST" if body else "GET", path, body, {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        return reply.status, dict(json.load(reply))
+    except (OSError, http.client.HTTPException) as error:
+        return -1, {"error": repr(error)}
+    finally:
+        connection.close()
 
 
 def start_s3(environment: dict[str, str]) -> tuple["subprocess.Popen[bytes]", str]:
