@@ -104,7 +104,12 @@ class Engine:
 
     def close(self) -> None:
         """Leave nothing: neither processes nor mounts nor files."""
-        for command in (("pod", "rm", "--force", "--time=0", "--all"), ("rm", "--force", "--time=0", "--all"), ("network", "prune", "--force"), ("rmi", "--force", "--all")):
+        for command in (
+            ("pod", "rm", "--force", "--time=0", "--all"),
+            ("rm", "--force", "--time=0", "--all"),
+            ("network", "prune", "--force"),
+            ("rmi", "--force", "--all"),
+        ):
             self.podman(*command, check=False)
         self.run("umount", "--quiet", str(self.root / "store/overlay"), check=False)
         shutil.rmtree(self.root, ignore_errors=True)
