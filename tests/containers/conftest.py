@@ -7,8 +7,8 @@ import pytest
 
 from e2e.conftest import CLONE
 
-from .engine import TAG, Engine, missing
-from .world import BUCKET, NETWORK, SUBNET, World, aws, make_release, python, start_s3
+from .engine import Engine, missing
+from .world import BUCKET, World, aws, make_network, make_release, python, start_s3
 
 ENVIRONMENTS = [*(f"services/{name}" for name in ("contract", "reader")), "pipelines/ingestion"]
 
@@ -34,10 +34,7 @@ def world(engine: Engine, sizes: dict[str, float], tmp_path_factory: pytest.Temp
     """A release pushed to S3, and its pods, ready; `sizes` because the images must be there."""
     folder = tmp_path_factory.mktemp("world")
     release = make_release(folder)
-    engine.podman("network", "create", "--subnet", SUBNET, NETWORK)
-    # The bridge, and this machine's address on it, are there as long as a container is.
-    engine.podman("run", "--detach", "--user=65532", "--network", NETWORK, f"localhost/base:{TAG}", "python3", "-c", "import signal; signal.pause()")
-    s3, endpoint = start_s3(aws(""))
+    s3, endpoint = start_s3(make_network(engine))
     environment = aws(endpoint)
     made = World(engine, folder, release, endpoint)
     script = f"import boto3; boto3.client('s3').create_bucket(Bucket={BUCKET!r})"

@@ -22,9 +22,6 @@ from .convert import Pod, convert
 from .engine import TAG, Engine
 
 NETWORK = "quarry"
-SUBNET = "10.231.77.0/24"
-HOST = "10.231.77.1"
-IP_FREEBIND = 15  # Linux, ip(7): an address may be bound before its interface is there
 BUCKET = "artefacts"
 READY_SEC = 90
 CONNECT_SEC = 3  # what is not there any more does not say so
@@ -131,17 +128,23 @@ def get(url: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
         connection.close()
 
 
-def start_s3(environment: dict[str, str]) -> tuple["subprocess.Popen[bytes]", str]:
-    """A moto server where only this machine and the private network reach it; the process and its address."""
+def start_s3(host: str) -> tuple["subprocess.Popen[bytes]", str]:
+    """A moto server on `host`, this machine's address on the private network, where nobody else reaches it; the process and its URL."""
     with socket.socket() as listener:
-        listener.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
-        listener.bind((HOST, 0))
+        listener.bind((host, 0))
         listener.listen()
         fd = listener.fileno()
         command = [python("pipelines/ingestion"), "-c", MOTO, str(fd)]
         quiet = subprocess.DEVNULL
-        process = subprocess.Popen(command, env=environment, pass_fds=[fd], stdout=quiet, stderr=quiet)
-        return process, f"http://{HOST}:{listener.getsockname()[1]}"
+        process = subprocess.Popen(command, pass_fds=[fd], stdout=quiet, stderr=quiet)
+        return process, f"http://{host}:{listener.getsockname()[1]}"
+
+
+def make_network(engine: Engine) -> str:
+    """A private network on a subnet that is free; this machine's address on it, there from now on as long as a container is."""
+    engine.podman("network", "create", NETWORK)
+    engine.podman("run", "--detach", "--user=65532", "--network", NETWORK, f"localhost/base:{TAG}", "python3", "-c", "import signal; signal.pause()")
+    return str(json.loads(engine.podman("network", "inspect", NETWORK))[0]["subnets"][0]["gateway"])
 
 
 def python(project: str) -> str:
