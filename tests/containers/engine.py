@@ -12,7 +12,7 @@ from typing import Any
 from e2e.conftest import CLONE
 
 TAG = "test"
-NEEDED = ("buildah", "podman", "runc", "mmdebstrap", "catatonit")
+NEEDED = ("buildah", "podman", "runc", "mmdebstrap", "catatonit", "ip")
 LIBRARIES = {"netavark": "/usr/lib/podman/netavark", "aardvark-dns": "/usr/lib/podman/aardvark-dns"}
 # What a Python without a shell needs; and with what packages are installed.
 BASE = "python3-minimal,libpython3-stdlib,libstdc++6,tzdata,netbase,media-types,ca-certificates"

@@ -102,30 +102,64 @@ class World:
         """How often the container came back."""
         return int(self.engine.inspect(self.container(pod))["RestartCount"])
 
+    def answers_url(self) -> str:
+        return f"http://{self.address('quarry-gateway')}:8080/v1/answers"
+
     def ask(self, question: str) -> tuple[int, dict[str, Any]]:
         """Through the gateway; status and body, as get()."""
-        body = json.dumps({"question": question, "retrieval": "dense", "min_confidence": 0}).encode()
-        return get(f"http://{self.address('quarry-gateway')}:8080/v1/answers", body)
+        return get(self.answers_url(), asked(question))
 
 
 def get(url: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
     """A request's status and JSON; 0 when no connection was made, -1 when one was made and no answer came."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=CONNECT_SEC)
     try:
-        connection.connect()
+        request = Request.begin(url, body)
     except OSError as error:
         return 0, {"error": repr(error)}
-    try:
+    return request.end()
+
+
+def asked(question: str) -> bytes:
+    """The body of a question: whatever the confidence."""
+    return json.dumps({"question": question, "retrieval": "dense", "min_confidence": 0}).encode()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request of which the server has the first half of the body, or all when there is none."""
+
+    connection: http.client.HTTPConnection
+    rest: bytes
+
+    @classmethod
+    def begin(cls, url: str, body: bytes | None = None) -> "Request":
+        """Connect and send.
+
+        Raises:
+            OSError: no connection was made.
+        """
+        parts, body = urlsplit(url), body or b""
+        connection = http.client.HTTPConnection(parts.netloc, timeout=CONNECT_SEC)
+        connection.connect()
         connection.sock.settimeout(ANSWER_SEC)
-        path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        connection.request("POST" if body else "GET", path, body, {"Content-Type": "application/json"})
-        reply = connection.getresponse()
-        return reply.status, dict(json.load(reply))
-    except (OSError, http.client.HTTPException) as error:
-        return -1, {"error": repr(error)}
-    finally:
-        connection.close()
+        connection.putrequest("POST" if body else "GET", f"{parts.path}?{parts.query}" if parts.query else parts.path)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body))}.items():
+            connection.putheader(name, value)
+        half = len(body) // 2
+        connection.endheaders(body[:half] or None)
+        return cls(connection, body[half:])
+
+    def end(self) -> tuple[int, dict[str, Any]]:
+        """Send the rest; status and JSON, -1 when no answer came."""
+        try:
+            if self.rest:
+                self.connection.send(self.rest)
+            reply = self.connection.getresponse()
+            return reply.status, dict(json.load(reply))
+        except (OSError, http.client.HTTPException) as error:
+            return -1, {"error": repr(error)}
+        finally:
+            self.connection.close()
 
 
 def start_s3(host: str) -> tuple["subprocess.Popen[bytes]", str]:
@@ -144,7 +178,11 @@ def make_network(engine: Engine) -> str:
     """A private network on a subnet that is free; this machine's address on it, there from now on as long as a container is."""
     engine.podman("network", "create", NETWORK)
     engine.podman("run", "--detach", "--user=65532", "--network", NETWORK, f"localhost/base:{TAG}", "python3", "-c", "import signal; signal.pause()")
-    return str(json.loads(engine.podman("network", "inspect", NETWORK))[0]["subnets"][0]["gateway"])
+    found = json.loads(engine.podman("network", "inspect", NETWORK))[0]
+    # A bridge takes its MAC address from its ports, unless told: when a pod goes, the others would answer this machine at one that is gone.
+    name = found["network_interface"]
+    engine.run("ip", "link", "set", "dev", name, "address", Path(f"/sys/class/net/{name}/address").read_text().strip())
+    return str(found["subnets"][0]["gateway"])
 
 
 def python(project: str) -> str:
