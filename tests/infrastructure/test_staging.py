@@ -1,6 +1,7 @@
 """An environment that Terraform applied to moto: a second plan, changes of one variable, what boto3 finds, and nothing left after destroy."""
 
 import json
+import re
 
 import pytest
 
@@ -34,6 +35,21 @@ def test_no_rule_is_broken(applied: Applied) -> None:
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_touches_only_what_it_should(applied: Applied, change: str) -> None:
     assert applied.terraform.changes(change, refresh=False) == CHANGES[change]
+
+
+def test_a_new_revision_is_tried_before_it_is_live(applied: Applied) -> None:
+    """moto knows no canaries: by plan. A revision that is not that of api.json is refused, with the right one named."""
+    settings = applied.terraform.folder / "settings.tf"
+    sound = settings.read_text()
+    live = re.findall(r'live = "(\w+)"', sound)[0]
+    try:
+        settings.write_text(sound.replace(f'live = "{live}"', f'live = "{live}", canary = "00000000", percent = 10'))
+        assert applied.terraform.changes(refresh=False) == {'module.edge.aws_api_gateway_deployment.this["00000000"]': "create", STAGE: "update"}
+        settings.write_text(sound.replace(live, "00000000"))
+        refused = applied.terraform.run("plan", "-input=false", "-no-color", "-lock=false", "-refresh=false", codes=(1,))
+        assert f"its revision is {live}" in " ".join(refused.stderr.split())
+    finally:
+        settings.write_text(sound)
 
 
 def test_buckets(applied: Applied) -> None:
