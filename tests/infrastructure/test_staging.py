@@ -139,7 +139,7 @@ def test_everything_kept_is_encrypted_with_our_key(applied: Applied) -> None:
     (database,) = applied.client("rds").describe_db_instances()["DBInstances"]
     assert database["StorageEncrypted"] and database["KmsKeyId"].endswith(key) and database["MasterUserSecret"]["KmsKeyId"].endswith(key)
     ours = [g for g in applied.client("logs").describe_log_groups()["logGroups"] if "quarry" in g["logGroupName"]]
-    assert len(ours) == 4 and all(g["kmsKeyId"].endswith(key) and g["retentionInDays"] for g in ours)
+    assert len(ours) == 5 and all(g["kmsKeyId"].endswith(key) and g["retentionInDays"] for g in ours)
     assert all(s["KmsKeyId"].endswith(key) for s in applied.client("secretsmanager").list_secrets()["SecretList"])
     (encryption,) = applied.client("eks").describe_cluster(name=NAME)["cluster"]["encryptionConfig"]
     assert encryption["provider"]["keyArn"].endswith(key)

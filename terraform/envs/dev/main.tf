@@ -52,6 +52,7 @@ module "cluster" {
   api_cidrs          = var.api_cidrs
   node_groups        = local.node_groups
   pod_roles          = module.identity.pod_roles
+  log_group_arn      = module.observability.log_group_arns["cluster"]
   key_arn            = module.key.arn
 
   access = merge(
@@ -70,6 +71,7 @@ module "database" {
   multi_az                 = local.database.multi_az
   backup_days              = local.database.backup_days
   protected                = local.protected
+  log_group_arn            = module.observability.log_group_arns["database"]
   key_arn                  = module.key.arn
 }
 

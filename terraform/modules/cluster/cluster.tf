@@ -45,5 +45,6 @@ resource "aws_eks_cluster" "this" {
     }
   }
 
-  depends_on = [aws_iam_role_policy_attachment.cluster]
+  # EKS would make the log group itself otherwise, in the clear and for ever.
+  depends_on = [aws_iam_role_policy_attachment.cluster, var.log_group_arn]
 }

@@ -48,6 +48,11 @@ variable "access" {
   type        = map(object({ principal_arn = string, policy = string, namespaces = list(string) }))
 }
 
+variable "log_group_arn" {
+  description = "Where the control plane logs; it has to be there first."
+  type        = string
+}
+
 variable "key_arn" {
   description = "The KMS key Kubernetes Secrets are encrypted with."
   type        = string

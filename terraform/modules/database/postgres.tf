@@ -68,7 +68,10 @@ resource "aws_db_instance" "this" {
 
   auto_minor_version_upgrade          = true
   iam_database_authentication_enabled = true
-  enabled_cloudwatch_logs_exports     = ["postgresql", "upgrade"]
+  enabled_cloudwatch_logs_exports     = ["postgresql"]
   performance_insights_enabled        = true
   performance_insights_kms_key_id     = var.key_arn
+
+  # RDS would make the log group itself otherwise, in the clear and for ever.
+  depends_on = [var.log_group_arn]
 }

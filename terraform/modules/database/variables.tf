@@ -42,6 +42,11 @@ variable "protected" {
   type        = bool
 }
 
+variable "log_group_arn" {
+  description = "Where PostgreSQL logs; it has to be there first."
+  type        = string
+}
+
 variable "key_arn" {
   description = "The KMS key data, backups and the password are encrypted with."
   type        = string

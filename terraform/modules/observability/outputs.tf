@@ -1,5 +1,5 @@
 output "log_group_arns" {
-  description = "ARN by what writes there: edge, waf, network, cluster."
+  description = "ARN by what writes there: edge, waf, network, cluster, database."
   value       = { for name, group in aws_cloudwatch_log_group.this : name => group.arn }
 }
 
