@@ -9,6 +9,8 @@ import urllib.request
 
 def call(path: str, body: dict[str, object] | None = None) -> dict:
     headers = {"Content-Type": "application/json", "X-Quarry-Edge": os.environ.get("EDGE_KEYS", "").split("\n")[0]}
+    if "TOKEN" in os.environ:
+        headers["Authorization"] = f"Bearer {os.environ['TOKEN']}"
     data = None if body is None else json.dumps(body).encode()
     with urllib.request.urlopen(urllib.request.Request(os.environ["GATEWAY"] + path, data, headers), timeout=30) as reply:
         return json.load(reply)

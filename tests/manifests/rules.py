@@ -18,6 +18,15 @@ PROBES = {
 }
 DRAIN_SEC = {"gateway": 30, "retriever": 60, "reader": 60, "ingestion": 30}
 PORTS = {"gateway": 8080, "retriever": 9000, "reader": 9000, "ingestion": 9004}
+RESTRICTED = {
+    "runAsNonRoot": True,
+    "runAsUser": 65532,
+    "runAsGroup": 65532,
+    "seccompProfile": {"type": "RuntimeDefault"},
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 IMAGE = re.compile(r"[a-z0-9./:_-]+(@sha256:[0-9a-f]{64}|:(?!latest$)[A-Za-z0-9._-]+)")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -33,7 +42,7 @@ def broken(manifests: Sequence[Manifest]) -> list[str]:
         for rule in (_fits, _restricted, _containers, _mounts, _served, _references):
             found += [f"{workload.name}: {problem}" for problem in rule(workload, manifests)]
         found += [f"{workload.name}: no policy closes its network"] * (not closed(manifests, workload))
-    for rule_of_all in (_selectors, _scaling, _routes, _secrets, _roles, _jobs):
+    for rule_of_all in (_selectors, _scaling, _seldon, _index, _routes, _secrets, _roles, _jobs):
         found += list(rule_of_all(manifests))
     return found
 
@@ -54,7 +63,7 @@ def _restricted(workload: Workload, _: Sequence[Manifest]) -> Iterator[str]:
         yield "it uses the node"
     for container in _all(workload):
         own = container.get("securityContext", {})
-        if own != {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}:
+        if own != RESTRICTED:
             yield f"container {container['name']} is not restricted"
 
 
@@ -155,12 +164,38 @@ def _scaling(manifests: Sequence[Manifest]) -> Iterator[str]:
                     yield f"SeldonDeployment {manifest['metadata']['name']}: its replicas are fixed and scaled"
 
 
+def _seldon(manifests: Sequence[Manifest]) -> Iterator[str]:
+    """What its operator would add: an engine before the container (`seldondeployment_controller.go`), and a shell's sleep before SIGTERM."""
+    for manifest in manifests:
+        if manifest["kind"] == "SeldonDeployment":
+            for predictor in manifest["spec"]["predictors"]:
+                if predictor.get("annotations", {}).get("seldon.io/no-engine") != "true":
+                    yield f"SeldonDeployment {manifest['metadata']['name']}: it is given an engine"
+                if any("lifecycle" not in c for part in predictor["componentSpecs"] for c in part["spec"]["containers"]):
+                    yield f"SeldonDeployment {manifest['metadata']['name']}: it is given a preStop that needs a shell"
+
+
+def _index(manifests: Sequence[Manifest]) -> Iterator[str]:
+    """Whoever has the index's volume open is scheduled beside the others, and no budget keeps them on their node."""
+    sharing = [w for w in workloads(manifests) if any("persistentVolumeClaim" in v for v in w.pod.get("volumes", []))]
+    for workload in sharing:
+        terms = workload.pod.get("affinity", {}).get("podAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", [{}])
+        chosen = {name for t in terms for e in t.get("labelSelector", {}).get("matchExpressions", []) for name in e["values"]}
+        if [t.get("topologyKey") for t in terms] != ["kubernetes.io/hostname"] or not {w.component for w in sharing} <= chosen:
+            yield f"{workload.name}: may run on another node than the index's others"
+    for manifest in manifests:
+        if manifest["kind"] == "PersistentVolumeClaim" and manifest["spec"]["accessModes"] != ["ReadWriteOnce"]:
+            yield f"PersistentVolumeClaim {manifest['metadata']['name']}: it is no disk of one node"
+        if manifest["kind"] == "PodDisruptionBudget" and any(manifest["spec"]["selector"]["matchLabels"].items() <= w.labels.items() for w in sharing):
+            yield f"PodDisruptionBudget {manifest['metadata']['name']}: keeps a node from being drained"
+
+
 def _routes(manifests: Sequence[Manifest]) -> Iterator[str]:
     """The routing table's addresses are services, and each serves the release the table says, fetched by its id."""
     [routes] = (m["data"] for m in manifests if m["kind"] == "ConfigMap" and m["metadata"]["name"].endswith("-routes"))
     table = json.loads(routes["routes.json"])
     places = {(m["metadata"]["name"], p["port"]) for m in manifests if m["kind"] == "Service" for p in m["spec"]["ports"]}
-    places |= {(f"{m['metadata']['name']}-{p['name']}", 8000) for m in manifests if m["kind"] == "SeldonDeployment" for p in m["spec"]["predictors"]}
+    places |= {(f"{m['metadata']['name']}-{p['name']}", 9000) for m in manifests if m["kind"] == "SeldonDeployment" for p in m["spec"]["predictors"]}
     for identity, route in table["releases"].items():
         if json.loads(routes[route["release"]])["release_id"] != identity:
             yield f"release {identity} has another's manifest"

@@ -46,12 +46,12 @@ _SELDON_SPEC = {  # of componentSpecs; the pod inside is held against Kubernetes
 CUSTOM: dict[str, Any] = {
     "machinelearning.seldon.io/v1/SeldonDeployment": {
         "name": str,
-        "annotations": {"*": str},
         "protocol": str,
         "transport": str,
         "predictors": [
             {
                 "name": str,
+                "annotations": {"*": str},
                 "replicas": int,
                 "labels": {"*": str},
                 "graph": {"name": str, "type": str, "endpoint": {"type": str}, "children": [object]},

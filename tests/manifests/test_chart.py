@@ -64,6 +64,7 @@ EXPECTED = {
     ("prometheus", "retriever", 9000),
     ("prometheus", "reader", 9000),
     ("prometheus", "ingestion", 9004),
+    ("test", "gateway", 8080),
     ("gateway", "retriever", 9000),
     ("gateway", "reader", 9000),
     ("gateway", "ingestion", 9004),
@@ -72,7 +73,6 @@ RESOLVE = {(one, DNS, 53) for one in ("gateway", "retriever", "reader", "ingesti
 
 
 def test_the_flows_that_are_allowed_are_those_of_the_picture_and_no_others() -> None:
-    """The test's pod asks the gateway only where the gateway takes it: there its clients are addresses of the load balancer."""
     assert flows(render(values(True), [CHART / "values-production.yaml"])) == EXPECTED | RESOLVE
     tokens = flows(render(values(**JWT), [CHART / "values-production.yaml"]))
     assert tokens - EXPECTED - RESOLVE == {("gateway", OUTSIDE, 443)}
@@ -157,7 +157,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing to write": ({"ingestion": {"enabled": True}}, "set index.store to volume or pinecone"),
     "a port of nothing": ({"gateway": {"service": {"nodePort": 30080}}}, "is not NodePort: change one"),
     "deadline over the edge's": ({"gateway": {"deadlineMs": 30000}}, "/gateway/deadlineMs"),
-    "one node, two retrievers": ({"index": {"store": "volume", "volume": {"accessMode": "ReadWriteOnce"}}}, "set retriever.replicas to 1"),
+    "a network file system": ({"index": {"store": "volume", "volume": {"accessMode": "ReadWriteMany"}}}, "additional properties 'accessMode'"),
 }
 
 

@@ -49,7 +49,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{/* Pod Security `restricted`, for the pod and for each container. */}}
+{{/* Pod Security `restricted`, for the pod and, whole again, for each container: Seldon's operator replaces a pod's context by its own. */}}
 {{- define "quarry.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -59,6 +59,10 @@ seccompProfile: { type: RuntimeDefault }
 {{- end -}}
 
 {{- define "quarry.containerSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile: { type: RuntimeDefault }
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: { drop: [ALL] }
@@ -134,6 +138,9 @@ securityContext:
   {{- include "quarry.podSecurity" . | nindent 2 }}
 {{- include "quarry.pullSecrets" .root }}
 {{- include "quarry.spread" . }}
+{{- if eq .component "retriever" }}
+{{- include "quarry.beside" .root }}
+{{- end }}
 initContainers:
   {{- include "quarry.fetch" . | nindent 2 }}
 containers:
@@ -164,6 +171,7 @@ containers:
     readinessProbe:
       httpGet: { path: /health/status, port: http }
       periodSeconds: 5
+    lifecycle: {} # else Seldon's operator has a shell sleep before SIGTERM: the services wait by themselves, and there is no shell
     livenessProbe:
       httpGet: { path: /health/ping, port: http }
       periodSeconds: 10
@@ -195,6 +203,22 @@ volumes:
   - { name: tmp, emptyDir: {} }
 {{- end -}}
 
+{{/* Whoever has the index open runs on one node: readers and writer of SQLite's log share memory, which no network file system carries (sqlite.org/wal.html). */}}
+{{- define "quarry.beside" -}}
+{{- if ne .Values.index.store "snapshot" }}
+affinity:
+  podAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      - topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels:
+            app.kubernetes.io/name: quarry
+            app.kubernetes.io/instance: {{ .Release.Name }}
+          matchExpressions:
+            - { key: app.kubernetes.io/component, operator: In, values: [retriever, ingestion, collect, reconcile] }
+{{- end }}
+{{- end -}}
+
 {{- define "quarry.claim" -}}
 {{ .Values.index.volume.existingClaim | default (printf "%s-index" .Release.Name) }}
 {{- end -}}
@@ -217,13 +241,9 @@ volumes:
 {{- if or .Values.gateway.edge.existingSecret .Values.gateway.edge.externalSecret }}yes{{ end -}}
 {{- end -}}
 
-{{/* Where a release's retriever or reader answers. Seldon names the service <deployment>-<predictor>, port 8000. */}}
+{{/* Where a release's retriever or reader answers. Seldon names the service <deployment>-<predictor>; without an engine its port is the container's. */}}
 {{- define "quarry.modelUrl" -}}
-{{- if eq .root.Values.mode "seldon" -}}
-http://{{ .root.Release.Name }}-{{ .component }}-{{ .release.id }}-default:8000
-{{- else -}}
-http://{{ .root.Release.Name }}-{{ .component }}-{{ .release.id }}:9000
-{{- end -}}
+http://{{ .root.Release.Name }}-{{ .component }}-{{ .release.id }}{{ if eq .root.Values.mode "seldon" }}-default{{ end }}:9000
 {{- end -}}
 
 {{- define "quarry.dns" -}}
