@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -12,8 +13,11 @@ def call(path: str, body: dict[str, object] | None = None) -> dict:
     if "TOKEN" in os.environ:
         headers["Authorization"] = f"Bearer {os.environ['TOKEN']}"
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(os.environ["GATEWAY"] + path, data, headers), timeout=30) as reply:
-        return json.load(reply)
+    try:
+        with urllib.request.urlopen(urllib.request.Request(os.environ["GATEWAY"] + path, data, headers), timeout=30) as reply:
+            return json.load(reply)
+    except urllib.error.HTTPError as error:
+        sys.exit(f"the gateway answers {error.code}; where it wants a token, test.existingSecret names the secret with one")
 
 
 said = call("/v1/answers", {"question": os.environ["QUESTION"], "top_k": 1})

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -12,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
 from .conftest import CLONE, Stack
 
@@ -66,6 +69,14 @@ def test_make_ask_answers_and_abstains(stack: Stack) -> None:
     assert answered.startswith("\nQ  Who is the site's")
     assert "(no answer" in stack.make("-s", "ask", "Q=What is the capital of Mongolia?").stdout
     assert stack.make("-s", "ask", check=False).returncode != 0
+
+
+def test_what_helm_test_asks_is_answered_from_the_sample_corpus(stack: Stack) -> None:
+    question = yaml.safe_load((CLONE / "helm/quarry/values.yaml").read_text())["test"]["question"]
+    environment = os.environ | {"GATEWAY": stack.gateway, "QUESTION": question}
+    done = subprocess.run([sys.executable, str(CLONE / "helm/quarry/ask.py")], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"'.+' stands in .+, \d+ to \d+ \(release [0-9a-f]{12}\)\n", done.stdout)
 
 
 def test_new_documents_are_answered_after_ingest(stack: Stack, tmp_path: Path) -> None:

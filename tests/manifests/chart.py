@@ -52,7 +52,7 @@ def render(given: dict[str, Any], files: Sequence[Path] = (), chart: Path = CHAR
     done = subprocess.run([*command, "--values", "-"], input=json.dumps(given), capture_output=True, text=True, timeout=60)
     if done.returncode:
         raise HelmError(done.stderr)
-    return [m for m in yaml.safe_load_all(done.stdout) if m]
+    return [m for m in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if m]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 For a custom resource the fields we set are restated here from its published definition; a field that is not restated is refused.
 """
 
+import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import kubernetes_validate
@@ -107,15 +109,22 @@ def problems(manifest: Manifest) -> list[str]:
     key = f"{manifest['apiVersion']}/{manifest['kind']}"
     if key in CUSTOM:
         return list(_misfits(manifest["spec"], CUSTOM[key], "spec"))
+    return list(_told(json.dumps(manifest, sort_keys=True)))
+
+
+@cache  # the validator reads its files anew each time, and most objects come again and again
+def _told(text: str) -> tuple[str, ...]:
+    manifest = json.loads(text)
+    key = f"{manifest['apiVersion']}/{manifest['kind']}"
     found = []
     for version in MINOR_VERSIONS:
         try:
-            kubernetes_validate.validate(dict(manifest), f"{version}.0", strict=True)
+            kubernetes_validate.validate(manifest, f"{version}.0", strict=True)
         except kubernetes_validate.ValidationError as error:
             found.append(f"{version}: {'.'.join(map(str, error.path))}: {error.message}")
         except kubernetes_validate.SchemaNotFoundError as error:
             raise Unknown(f"{key} is no kind of Kubernetes {version}, and schemas.CUSTOM does not describe it") from error
-    return found
+    return tuple(found)
 
 
 def _misfits(value: Any, shape: Any, at: str) -> Iterator[str]:
