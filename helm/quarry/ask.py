@@ -18,6 +18,8 @@ def call(path: str, body: dict[str, object] | None = None) -> dict:
             return json.load(reply)
     except urllib.error.HTTPError as error:
         sys.exit(f"the gateway answers {error.code}; where it wants a token, test.existingSecret names the secret with one")
+    except OSError as error:
+        sys.exit(f"the gateway does not answer: {error}")
 
 
 said = call("/v1/answers", {"question": os.environ["QUESTION"], "top_k": 1})

@@ -95,3 +95,11 @@ def test_it_asks_with_a_token_and_says_where_one_is_wanted(gateway: Gateway) -> 
     refused = question(gateway, {})
     assert (refused.returncode, refused.stderr) == (1, "the gateway answers 401; where it wants a token, test.existingSecret names the secret with one\n")
     assert question(gateway, {"token": "t"}, test={"existingSecret": "existing-token"}).returncode == 0
+
+
+def test_nobody_there_is_said_in_a_line(gateway: Gateway) -> None:
+    gateway.server_close()
+    done = question(gateway, {})
+    assert done.returncode == 1
+    assert done.stderr.startswith("the gateway does not answer: ")
+    assert len(done.stderr.splitlines()) == 1
