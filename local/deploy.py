@@ -18,12 +18,20 @@ NONE = {"manifest": ""}
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The releases of the file as it is; none when there is no file, or the one that came with the chart."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    try:
-        return dict(json.loads(text.removeprefix(NOTE))["releases"])
-    except ValueError:
+    """The releases of the file as it is; none where there is no file yet.
+
+    Raises:
+        SystemExit: it is not as this writes it; to go on would lose what is live.
+    """
+    if not path.exists():
         return {"live": NONE, "candidate": NONE, "previous": NONE}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        found = json.loads("\n".join(line for line in lines if not line.startswith("#")))["releases"]
+        [name(found[role]) for role in ("live", "candidate", "previous")]
+        return dict(found)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        sys.exit(f"{path} is not as make deploy writes it, so what is live is not known: take it back (git checkout) and try again")
 
 
 def manifest(home: Path, identity: str) -> dict[str, Any]:

@@ -129,6 +129,20 @@ def test_a_rollout_that_cannot_be_is_refused_and_writes_nothing(arguments: list[
     assert not written.exists()
 
 
+@pytest.mark.parametrize("damaged", ["releases:\n  live: {}\n", "{", "[]", '{"releases": {}}', '{"releases": {"live": {"manifest": "{}"}}}', ""])
+def test_a_rollout_does_not_go_on_from_a_file_it_cannot_read(damaged: str, tmp_path: Path) -> None:
+    written = tmp_path / "values-release.yaml"
+    written.write_text(damaged)
+    folder = tmp_path / "releases" / LIVE
+    folder.mkdir(parents=True)
+    (folder / "release.json").write_text(release())
+    command = [sys.executable, str(CLONE / "local/deploy.py"), "--home", str(tmp_path), "--values", str(written), LIVE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, written.read_text()) == (1, damaged)
+    assert "is not as make deploy writes it" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_routing_table_is_the_gateways_own_contract() -> None:
     from quarry_contract.releases import RoutingTable
 
