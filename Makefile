@@ -236,7 +236,7 @@ deploy: $(HELM) ## Onto the cluster of the current context: make deploy RELEASE=
 	@$(HELM) upgrade --install quarry helm/quarry --namespace quarry --values helm/quarry/values-$(or $(ENVIRONMENT),staging).yaml \
 	  --values helm/quarry/values-release.yaml --wait --timeout 15m
 
-cluster: ## A kind cluster on a laptop with Docker: images, platform and chart
+cluster: ## A kind cluster on a laptop with Docker: images and platform, ready for make deploy ENVIRONMENT=local
 	@k8s/cluster.sh
 
 cluster-test: ## Ask the cluster a question and check the answer's evidence

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A whole Quarry on one machine with Docker: cluster.sh. Run again, it goes on where it stood.
+# Platform and images on one machine with Docker, ready for a release: cluster.sh. Run again, it goes on where it stood.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 for tool in docker kind kubectl helm; do
@@ -8,7 +8,7 @@ done
 kind get clusters | grep -qx quarry || kind create cluster --config k8s/kind.yaml --wait 5m
 kubectl config use-context kind-quarry >/dev/null
 make images TAG=local
-for name in gateway retriever reader ingestion training airflow; do kind load docker-image "quarry/$name:local" --name quarry; done
+for name in gateway retriever reader ingestion; do kind load docker-image "quarry/$name:local" --name quarry; done
 k8s/platform.sh kind
-helm upgrade --install quarry helm/quarry --namespace quarry --values helm/quarry/values-local.yaml --wait --timeout 15m
-echo "ask it: make cluster-test, or http://127.0.0.1:8080/docs"
+echo "next: put a release where the cluster reaches it (helm/quarry/README.md, Install), set artefacts.prefix in helm/quarry/values-local.yaml, then"
+echo "make deploy RELEASE=id ENVIRONMENT=local, and make cluster-test"
