@@ -13,21 +13,12 @@ from typing import Any
 from quarry_contract.manifests import ManifestError
 from quarry_contract.vector_store import VectorStoreError
 
-from .forget import forget
+from .engine import Engine, Local, open_source
+from .forget import READING, forget
 from .pipeline import reindex, sync
 from .reconcile import reconcile
-from .s3 import Prefix
-from .sources import Folder, Source, SourceError
+from .sources import SourceError
 from .targets import targets_of
-
-
-def open_source(address: str) -> Source:
-    """A folder, or a prefix in S3.
-
-    Raises:
-        SourceError: it is neither.
-    """
-    return Prefix(address) if address.startswith("s3:") else Folder(Path(address))
 
 
 def digests(home: Path) -> dict[str, Any]:
@@ -50,7 +41,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return forget(home, args.forget)
     if args.digest:
         return digests(home)
-    return reindex(home, args.model_dir) if args.reindex else sync(open_source(args.source), home, args.model_dir)
+    return reindex(home, args.model_dir) if args.reindex else sync(open_source(args.source), home, args.model_dir, engine(args))
+
+
+def engine(args: argparse.Namespace) -> Engine:
+    """What was chosen."""
+    if args.engine == "local":
+        return Local(args.home.resolve() / READING)
+    from .spark import Spark  # its process starts with the first changed document
+
+    return Spark(args.spark_master)
 
 
 def parse() -> argparse.Namespace:
@@ -64,6 +64,8 @@ def parse() -> argparse.Namespace:
     what.add_argument("--digest", action="store_true", help="of the content of each generation")
     parser.add_argument("--home", type=Path, required=True, help="QUARRY_HOME: index and ledger are under it")
     parser.add_argument("--model-dir", type=Path, help="the retriever's artefact folder; not for reconcile, forget and digest")
+    parser.add_argument("--engine", choices=("local", "spark"), default="local", help="where a source's changed documents are fetched, extracted and encoded")
+    parser.add_argument("--spark-master", help="for spark: local[2], spark://host:7077, yarn, ...; otherwise what Spark's own settings say, or local[*]")
     args = parser.parse_args()
     if (args.source or args.reindex) and args.model_dir is None:
         parser.error("--model-dir is needed")

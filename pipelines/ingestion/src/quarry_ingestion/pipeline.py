@@ -1,4 +1,4 @@
-"""A source into the index: list, compare with the ledger, read and encode what changed, delete what vanished. One document at a time."""
+"""A source into the index: list, compare with the ledger, have an engine read what changed, write it, delete what vanished. One document at a time."""
 
 import time
 from collections import Counter
@@ -9,14 +9,14 @@ from typing import Any
 
 from quarry_contract.releases import index_dir
 
+from .engine import Engine, Local, Outcome, Task
 from .extract import VERSION, Skipped
 from .forget import READING
 from .graphs import tend_graphs
 from .ledger import Entry
 from .locks import only_one, writing
-from .read import copied, digest, read, too_large
 from .reconcile import drop_orphans, fill, find_gaps
-from .sources import Forbidden, Item, Source, SourceError, Vanished
+from .sources import Item, Source, SourceError
 from .store import IndexStore
 from .targets import add_target
 from .writer import Writer, writer
@@ -41,6 +41,8 @@ class Run:
     source: Source
     writer: Writer
     number: int
+    engine: Engine
+    seen: list[str] = field(default_factory=list)  # and not yet told to the ledger
     counts: Counts = field(default_factory=Counts)
     forgotten: list[str] = field(default_factory=list)
 
@@ -50,59 +52,55 @@ class Run:
         Raises:
             SourceError: it cannot be listed or read; what was done so far stays, and nothing was deleted for not being listed.
         """
-        seen: list[str] = []
-        for item in self.source.items():
-            if self.one(item):
-                seen.append(item.uri)
-            if len(seen) == SEEN_AT_ONCE:
-                self.writer.ledger.mark_seen(self.source.uri, seen, self.number)
-                seen.clear()
-        self.writer.ledger.mark_seen(self.source.uri, seen, self.number)
+        for task, outcome in self.engine.results(self.source, self.writer.targets.now(), self.tasks()):
+            if outcome is not None:
+                self._apply(task, outcome)
+                self._saw(task.item)
+        self.writer.ledger.mark_seen(self.source.uri, self.seen, self.number)
         if not self.source.unlisted:
             while gone := self.writer.ledger.unseen(self.source.uri, self.number):
                 for entry in gone:
                     self.writer.remove(entry.document_id)
                     self.counts.removed += entry.code is None
 
-    def one(self, item: Item) -> bool:
-        """Bring one item's document up to date; whether the item is there."""
+    def tasks(self) -> Iterator[Task]:
+        """What the ledger does not know, or knows otherwise, of what the source holds."""
         ledger = self.writer.ledger
-        known = ledger.get(self.source.uri, item.uri)
-        if ledger.is_forgotten(self.source.uri, item.uri):
-            self.forgotten.append(item.uri)
-            return False
-        if known and (known.fingerprint, known.listed, known.extractor) == (item.fingerprint, item.principals, VERSION):
-            self.counts.unchanged += known.code is None
-            return True
-        entry = Entry(self.source.uri, item.uri, item.uri, item.fingerprint, None, VERSION, item.principals, item.principals, None, None, 0, self.number)
-        entry = replace(entry, document_id=known.document_id) if known else entry
-        reason = too_large(item.size)
-        if reason:
-            self._skip(entry, known, "too_large", reason)
-            return True
-        try:
-            self._read(item, entry, known)
-        except Vanished:
-            return False
-        except Forbidden as error:
-            self._skip(entry, known, "unreadable", str(error))
-        return True
+        for item in self.source.items():
+            known = ledger.get(self.source.uri, item.uri)
+            if ledger.is_forgotten(self.source.uri, item.uri):
+                self.forgotten.append(item.uri)
+            elif known and (known.fingerprint, known.listed, known.extractor) == (item.fingerprint, item.principals, VERSION):
+                self.counts.unchanged += known.code is None
+                self._saw(item)
+            else:
+                yield self._task(item, known)
 
-    def _read(self, item: Item, entry: Entry, known: Entry | None) -> None:
-        principals: list[tuple[str, ...]] = []
-        with copied(self.writer.home / READING, item.uri, lambda into: principals.append(self.source.fetch(item, into))) as path:
-            entry = replace(entry, version=digest(path), principals=principals[0])
-            if known and (known.version, known.extractor) == (entry.version, VERSION):
-                self._same_bytes(replace(entry, code=known.code, detail=known.detail, words=known.words), known)
-                return
-            found = read(path)
+    def _task(self, item: Item, known: Entry | None) -> Task:
+        entry = Entry(self.source.uri, item.uri, item.uri, item.fingerprint, None, VERSION, item.principals, item.principals, None, None, 0, self.number)
+        if known is None:
+            return Task(item, entry, known, None, self.writer.ledger.free_id(item.uri, self.source.name))
+        version = known.version if known.extractor == VERSION else None
+        return Task(item, replace(entry, document_id=known.document_id), known, version, known.document_id)
+
+    def _saw(self, item: Item) -> None:
+        self.seen.append(item.uri)
+        if len(self.seen) == SEEN_AT_ONCE:
+            self.writer.ledger.mark_seen(self.source.uri, self.seen, self.number)
+            self.seen.clear()
+
+    def _apply(self, task: Task, outcome: Outcome) -> None:
+        """Bring one item's document up to date."""
+        entry, found, known = replace(task.entry, version=outcome.version, principals=outcome.principals), outcome.found, task.known
         if isinstance(found, Skipped):
             self._skip(entry, known, found.code, found.detail)
-            return
-        self.writer.put(replace(entry, words=len(found.text.split())), found, self.source.name)
-        was = known is not None and known.code is None
-        self.counts.updated += was
-        self.counts.added += not was
+        elif found is not None:
+            self.writer.put(replace(entry, words=len(found.text.split())), found, self.source.name, outcome.passages)
+            was = known is not None and known.code is None
+            self.counts.updated += was
+            self.counts.added += not was
+        elif known is not None:
+            self._same_bytes(replace(entry, code=known.code, detail=known.detail, words=known.words), known)
 
     def _same_bytes(self, entry: Entry, known: Entry) -> None:
         self.writer.permit(entry)
@@ -116,8 +114,8 @@ class Run:
         self.counts.removed += known is not None and known.code is None
 
 
-def sync(source: Source, home: Path, model_dir: Path) -> dict[str, Any]:
-    """Bring the index to what the source holds now: in the generation of this retriever and in every other target.
+def sync(source: Source, home: Path, model_dir: Path, engine: Engine | None = None) -> dict[str, Any]:
+    """Bring the index to what the source holds now: in the generation of this retriever and in every other target. Without `engine`, in this process.
 
     Raises:
         SourceError: the source cannot be listed or read, holds nothing that can be, or another ingest is at work.
@@ -129,7 +127,7 @@ def sync(source: Source, home: Path, model_dir: Path) -> dict[str, Any]:
             generation = add_target(home, model_dir.resolve())
         fill(made)
         find_gaps(made)
-        run = Run(source, made, made.ledger.next_run(source.uri))
+        run = Run(source, made, made.ledger.next_run(source.uri), engine or Local(home / READING))
         known = run.number > 1
         run.all()
         drop_orphans(made)

@@ -41,7 +41,7 @@ class Prefix:
         self._prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
         self._rules = Rules(self._read_rules)
         self._client = boto3.client("s3", config=_CONFIG)
-        self.uri = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+        self.uri = self.address = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
         self.name = self.uri.rpartition("/")[2]
         self.unlisted: list[tuple[str, str]] = []
 

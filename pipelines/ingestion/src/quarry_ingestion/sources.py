@@ -43,6 +43,7 @@ class Source(Protocol):
     """A folder, an S3 prefix."""
 
     uri: str  # of the source
+    address: str  # opens it in another process (engine.open_source)
     name: str  # put before an id that another source's item has
     unlisted: list[tuple[str, str]]  # (uri, why) of parts that could not be listed: what they hold must not count as gone
 
@@ -80,7 +81,8 @@ class Folder:
             raise SourceError(f"{root} is not a folder")
         self._root = root.resolve()
         self._rules = Rules(self._read_rules)
-        self.uri = readable(str(self._root))
+        self.address = str(self._root)
+        self.uri = readable(self.address)
         self.name = readable(self._root.name)
         self.unlisted: list[tuple[str, str]] = []
 

@@ -44,6 +44,20 @@ def embed(document: Document, chunks: Sequence[Chunk], encoder: Encoder) -> Arra
 
 
 @dataclass(frozen=True)
+class Passages:
+    """A document's passages, and their vectors: float32 (len(chunks), dimension)."""
+
+    chunks: list[Chunk]
+    vectors: Array
+
+
+def encoded(document: Document, encoder: Encoder, chunker: Chunker) -> Passages:
+    """Cut and encode a document."""
+    chunks = cut(document, encoder, chunker)
+    return Passages(chunks, embed(document, chunks, encoder))
+
+
+@dataclass(frozen=True)
 class Target:
     """One generation that is written to, and the retriever it is encoded by."""
 

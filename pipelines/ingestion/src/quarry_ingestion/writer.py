@@ -1,6 +1,6 @@
 """One change of one document: to every target, then to the ledger. Whoever changes something (sources, uploads, forgetting) does it here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 from .blocks import Document
 from .ledger import Entry, Ledger
 from .locks import writing
-from .targets import Target, Targets, cut, embed
+from .targets import Passages, Target, Targets, cut, encoded
 
 
 class Writer:
@@ -26,8 +26,10 @@ class Writer:
         self.targets.close()
         self.ledger.close()
 
-    def put(self, entry: Entry, document: Document, folder: str = "") -> Entry:
+    def put(self, entry: Entry, document: Document, folder: str = "", made: Mapping[str, Passages] | None = None) -> Entry:
         """The document's new version in place of what there was. A new item's id is made free of others', with `folder` before it.
+
+        `made` are its passages, by generation, where they were made already.
 
         Raises:
             ManifestError, sqlite3.Error: a target cannot be written; the next try does it all again.
@@ -38,19 +40,23 @@ class Writer:
             entry = self._claimed(entry, folder)
             document = replace(document, document_id=entry.document_id, source=entry.uri, principals=entry.principals)
             for target in self.targets.now():
-                self.copy(target, document)
+                self.copy(target, document, (made or {}).get(target.generation))
             self.ledger.save(entry)
         return entry
 
-    def copy(self, target: Target, document: Document) -> None:
-        """Cut, encode and put a document into one target. The caller holds `writing`."""
-        chunks = cut(document, target.encoder, target.store.manifest.chunker)
-        target.store.put(document, chunks, embed(document, chunks, target.encoder))
-        self.encoded += len(chunks)
+    def copy(self, target: Target, document: Document, made: Passages | None = None) -> None:
+        """Put a document into one target, cut and encoded here unless it was elsewhere. The caller holds `writing`."""
+        chunker = target.store.manifest.chunker
+        made = made or encoded(document, target.encoder, chunker)
+        named = all(chunk.document_id == document.document_id for chunk in made.chunks)  # the ids of passages depend on the document's, vectors do not
+        target.store.put(document, made.chunks if named else cut(document, target.encoder, chunker), made.vectors)
+        self.encoded += len(made.chunks)
 
     def permit(self, entry: Entry) -> None:
         """The same document, to be read by `entry.principals`; or only seen with another fingerprint."""
         with writing(self.home):
+            if self.ledger.is_forgotten(entry.source, entry.uri):
+                return
             for target in self.targets.now():
                 found = target.store.principals(entry.document_id)
                 if found is not None and found != entry.principals:
