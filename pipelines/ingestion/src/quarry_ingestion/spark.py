@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-from py4j.protocol import Py4JError
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark import SparkConf, SparkContext, SparkFiles
 from pyspark.errors import PySparkException
 from quarry_contract.manifests import MODEL_MANIFEST, Chunker, ManifestError
@@ -53,6 +53,7 @@ class Plan:
     address: str
     recipes: tuple[Recipe, ...]
     extractor: int
+    most_characters: int  # of text in the result of several documents
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ Done = Outcome | Failed | None
 class Spark:
     """An engine; its Spark application starts with the first task and ends with the run."""
 
-    def __init__(self, master: str | None) -> None:
+    def __init__(self, master: str | None, most_characters: int = PARTITION_CHARACTERS) -> None:
         """`master`: Spark's address of a cluster, or local[N]; None = Spark's own settings, or local[*]."""
         self._master = master
+        self._most_characters = most_characters
 
     def results(self, source: Source, targets: Sequence[Target], tasks: Iterable[Task]) -> Iterator[Result]:
         """Each task's outcome, in the order of the tasks.
@@ -84,7 +86,7 @@ class Spark:
         if first is None:
             return
         with tempfile.TemporaryDirectory(prefix="quarry-spark-") as folder, context(self._master) as spark:
-            plan = Plan(source.address, tuple(_ship(spark, target, Path(folder)) for target in targets), VERSION)
+            plan = Plan(source.address, tuple(_ship(spark, target, Path(folder)) for target in targets), VERSION, self._most_characters)
             with ThreadPoolExecutor(MOST_JOBS, "spark-job") as threads:
                 try:
                     yield from Jobs(spark, plan, threads).results(first, parts)
@@ -171,11 +173,17 @@ def context(master: str | None) -> Iterator[SparkContext]:
     try:
         spark = SparkContext(conf=conf)
     except (Py4JError, PySparkException, OSError) as error:
-        raise SourceError(f"Spark does not start ({type(error).__name__}): it needs Java 17 or newer (JAVA_HOME), and the master {master}") from None
+        raise SourceError(f"Spark does not start on {master}: it needs Java 17 or newer (JAVA_HOME), and that master: {_reason(error)}") from None
     try:
         yield spark
     finally:
         spark.stop()
+
+
+def _reason(error: Exception) -> str:
+    """What Java says, in one line, or else the kind of error."""
+    message = str(error.java_exception.getMessage()) if isinstance(error, Py4JJavaError) else type(error).__name__
+    return message.strip().partition("\n")[0]
 
 
 def _ship(spark: SparkContext, target: Target, folder: Path) -> Recipe:
@@ -206,7 +214,7 @@ def work(plan: Plan, part: Sequence[Task]) -> Iterator[Done]:
         outcome = _outcome(plan, task)
         if isinstance(outcome, Outcome) and isinstance(outcome.found, Document):
             characters += len(outcome.found.text)
-        if number and characters > PARTITION_CHARACTERS:
+        if number and characters > plan.most_characters:
             return
         yield outcome
 
@@ -217,7 +225,7 @@ def _outcome(plan: Plan, task: Task) -> Done:
         if outcome is None or not isinstance(outcome.found, Document):
             return outcome
         document = replace(outcome.found, document_id=task.document_id, source=task.item.uri, principals=outcome.principals)
-        passages = {recipe.generation: encoded(document, encoder_of(recipe), recipe.chunker) for recipe in plan.recipes}
+        passages = {recipe.generation: encoded(document, encoder_of(recipe), recipe.chunker, threads=1) for recipe in plan.recipes}
         return replace(outcome, passages=passages)
     except (SourceError, ManifestError) as error:
         return Failed(f"on an executor: {error}")

@@ -12,7 +12,7 @@ from quarry_contract.index_store import SCHEMA_VERSION
 from quarry_contract.manifests import INDEX_MANIFEST, MODEL_MANIFEST, Chunker, ManifestError, ModelManifest, generation_name, read_manifest
 from quarry_contract.releases import index_dir
 from quarry_runtime.encode import Encoder
-from quarry_runtime.session import Array
+from quarry_runtime.session import Array, cpus
 
 from .blocks import Document
 from .chunk import CHUNKER, Chunk, chunk
@@ -33,13 +33,18 @@ def cut(document: Document, encoder: Encoder, chunker: Chunker = CHUNKER) -> lis
     return chunk(document, count_tokens, chunker)
 
 
-def embed(document: Document, chunks: Sequence[Chunk], encoder: Encoder) -> Array:
-    """float32 (len(chunks), dimension): the passage with its document's title and section before it, since both say what it is about.
+def texts_of(document: Document, chunks: Sequence[Chunk]) -> list[str]:
+    """What is encoded: the passage with its document's title and section before it, since both say what it is about."""
+    return [". ".join(dict.fromkeys(x for x in (document.title, c.section) if x)) + ". " + c.text for c in chunks]
 
-    Batches never hold passages of two documents, so that a vector does not depend on what else there is.
+
+def embed(document: Document, chunks: Sequence[Chunk], encoder: Encoder, threads: int | None = None) -> Array:
+    """float32 (len(chunks), dimension).
+
+    Batches never hold passages of two documents, so that a vector does not depend on what else there is. `threads`: all processors unless told.
     """
-    texts = [". ".join(dict.fromkeys(x for x in (document.title, c.section) if x)) + ". " + c.text for c in chunks]
-    parts = [encoder.encode(texts[i : i + EMBED_AT_ONCE]) for i in range(0, len(texts), EMBED_AT_ONCE)]
+    texts = texts_of(document, chunks)
+    parts = [encoder.encode(texts[i : i + EMBED_AT_ONCE], threads or cpus()) for i in range(0, len(texts), EMBED_AT_ONCE)]
     return np.concatenate(parts) if parts else np.zeros((0, encoder.manifest.dimension or 0), np.float32)
 
 
@@ -51,10 +56,10 @@ class Passages:
     vectors: Array
 
 
-def encoded(document: Document, encoder: Encoder, chunker: Chunker) -> Passages:
+def encoded(document: Document, encoder: Encoder, chunker: Chunker, threads: int | None = None) -> Passages:
     """Cut and encode a document."""
     chunks = cut(document, encoder, chunker)
-    return Passages(chunks, embed(document, chunks, encoder))
+    return Passages(chunks, embed(document, chunks, encoder, threads))
 
 
 @dataclass(frozen=True)

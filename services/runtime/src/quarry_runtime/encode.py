@@ -1,6 +1,7 @@
 """Texts to vectors: the same tokenising, grouping and graph for passages (ingestion) and questions (retriever)."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,22 @@ class Encoder:
             raise ManifestError(f"{name} does not run, or gives other vectors than of {manifest.dimension} numbers") from error
         return encoder
 
-    def encode(self, texts: Sequence[str]) -> Array:
-        """float32 (len(texts), dimension), in the order given. Longer texts are cut at the manifest's max_tokens."""
+    def encode(self, texts: Sequence[str], threads: int = 1) -> Array:
+        """float32 (len(texts), dimension), in the order given. Longer texts are cut at the manifest's max_tokens.
+
+        `threads` batches are run side by side; each is run by one thread, so that a vector is the same however many there are.
+        """
         vectors = np.zeros((len(texts), self.manifest.dimension or 0), np.float32)
         encoded = self.tokenizer.encode_batch(list(texts))
-        for batch in groups([len(e.ids) for e in encoded]):
+        batches = list(groups([len(e.ids) for e in encoded]))
+
+        def run(batch: list[int]) -> None:
             [vectors[batch]] = self._session.run([(encoded[i].ids, encoded[i].type_ids) for i in batch])
+
+        if min(threads, len(batches)) <= 1:
+            for batch in batches:
+                run(batch)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(run, reversed(batches)))  # the longest first: they end together
         return vectors
