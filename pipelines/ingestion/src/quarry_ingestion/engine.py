@@ -57,7 +57,7 @@ class Local:
         """`folder` is where an item's bytes are read; it goes with them."""
         self._folder = folder
 
-    def results(self, source: Source, targets: Sequence[Target], tasks: Iterable[Task]) -> Iterator[Result]:
+    def results(self, source: Source, targets: Sequence[Target], tasks: Iterable[Task]) -> Iterator[Result]:  # noqa: ARG002 - the writer encodes
         """Each task's outcome when the next one is asked for."""
         for task in tasks:
             yield task, look(source, task, self._folder)
