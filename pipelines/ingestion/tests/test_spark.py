@@ -3,7 +3,8 @@
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 from quarry_runtime import tiny
 
 from quarry_ingestion.__main__ import digests
-from quarry_ingestion.engine import Task
+from quarry_ingestion.blocks import Document
+from quarry_ingestion.engine import Local, Result, Task
 from quarry_ingestion.ledger import Entry
 from quarry_ingestion.pipeline import reindex, sync
 from quarry_ingestion.s3 import Prefix
-from quarry_ingestion.sources import Folder, Item, SourceError
+from quarry_ingestion.sources import Folder, Item, Source, SourceError
 from quarry_ingestion.spark import Spark, partitions
+from quarry_ingestion.targets import Target, encoded
 
 from .test_ingest import command, report, run
 from .test_s3 import BUCKET, Between, between, put, s3, server  # noqa: F401 - fixtures
@@ -167,6 +170,28 @@ def test_spark_starts_for_changes_only_and_says_when_it_does_not_start(tmp_path:
     (docs / "a.txt").write_text("The pile and the wall.")
     done = command(*arguments)
     assert (done.returncode, "needs Java 17" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
+class Misnaming(Local):
+    """Makes passages as executors do, for an id that another item took meanwhile."""
+
+    def results(self, source: Source, targets: Sequence[Target], tasks: Iterable[Task]) -> Iterator[Result]:
+        for task, outcome in super().results(source, targets, tasks):
+            assert outcome is not None
+            assert isinstance(outcome.found, Document)
+            document = replace(outcome.found, document_id="other.txt")
+            made = {target.generation: encoded(document, target.encoder, target.store.manifest.chunker) for target in targets}
+            yield task, replace(outcome, passages=made)
+
+
+def test_passages_made_for_an_id_that_is_taken_meanwhile_get_the_ids_of_the_other(tmp_path: Path, model: Path) -> None:
+    docs, one, many = tmp_path / "docs", tmp_path / "one", tmp_path / "many"
+    for folder in (docs, one, many):
+        folder.mkdir()
+    (docs / "a.txt").write_text("The crane stops in wind.")
+    sync(Folder(docs), one, model)
+    assert sync(Folder(docs), many, model, Misnaming(tmp_path / "reading"))["passages"] == 1
+    assert digests(one) == digests(many)
 
 
 def test_partitions_are_bounded_by_documents_and_bytes_and_keep_their_order(tmp_path: Path) -> None:

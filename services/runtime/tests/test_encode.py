@@ -30,6 +30,11 @@ def test_order_and_company_do_not_change_a_vector(encoder: Encoder) -> None:
     assert np.abs(together - alone).max() < 1e-5
 
 
+def test_a_vector_is_the_same_byte_for_byte_however_many_threads_run(encoder: Encoder) -> None:
+    texts = ["crane pile " * (1 + number % 60) for number in range(100)]
+    assert encoder.encode(texts, threads=3).tobytes() == encoder.encode(texts).tobytes()
+
+
 def test_no_texts_give_no_vectors(encoder: Encoder) -> None:
     assert encoder.encode([]).shape == (0, 16)
 
