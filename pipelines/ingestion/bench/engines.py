@@ -3,13 +3,12 @@
 python bench/engines.py [DOCUMENTS ...]     10 and 100 unless told otherwise
 
 Needs a released retriever (make demo): encoding is what most of the time goes into. Prints a JSON object per number of documents: the median seconds of
-each engine (clock of the whole command, so that Spark's start counts) and of the run's processor time, children included; then, from the smallest and the
-largest number, each engine's start and documents per second, and the number of documents from which Spark is quicker. Fails when digests differ.
+each engine, by the clock, of the whole command, so that Spark's start counts; then, from the smallest and the largest number, each engine's start and
+documents per second, and the number of documents from which Spark is quicker. Fails when digests differ.
 """
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,29 +28,23 @@ def command(*arguments: object) -> str:
     return subprocess.run(whole, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1]
 
 
-def timed(docs: Path, model: Path, engine: str, work: Path) -> tuple[float, float, str]:
-    """One first ingest: seconds of clock and processor, and the index's digest."""
+def timed(docs: Path, model: Path, engine: str, work: Path) -> tuple[float, str]:
+    """One first ingest: seconds, and the index's digest."""
     with tempfile.TemporaryDirectory(dir=work) as home:
-        began, used = time.monotonic(), _used()
+        began = time.monotonic()
         command(docs, "--home", home, "--model-dir", model, *ENGINES[engine])
-        clock, processor = time.monotonic() - began, _used() - used
-        return clock, processor, command("--digest", "--home", home)
+        return time.monotonic() - began, command("--digest", "--home", home)
 
 
-def _used() -> float:
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return children.ru_utime + children.ru_stime
-
-
-def measure(count: int, model: Path, work: Path) -> dict[str, list[float]]:
-    """Median seconds of clock and processor for so many documents, by engine."""
+def measure(count: int, model: Path, work: Path) -> dict[str, float]:
+    """Median seconds for so many documents, by engine."""
     docs = work / f"docs-{count}"
     docs.mkdir()
     for number in range(count):
-        (docs / f"{number:05}.md").write_text(f"# Wall {number}\n\n" + SENTENCE.format(n=number) * 20)  # three passages
+        (docs / f"{number:05}.md").write_text(f"# Wall {number}\n\n" + SENTENCE.format(n=number) * 20)  # four passages
     rounds = [{engine: timed(docs, model, engine, work) for engine in ENGINES} for _ in range(ROUNDS)]
-    assert len({run[2] for each in rounds for run in each.values()}) == 1, "the engines do not give the same index"
-    return {engine: [round(statistics.median(each[engine][kind] for each in rounds), 1) for kind in (0, 1)] for engine in ENGINES}
+    assert len({digest for each in rounds for _, digest in each.values()}) == 1, "the engines do not give the same index"
+    return {engine: round(statistics.median(each[engine][0] for each in rounds), 1) for engine in ENGINES}
 
 
 def main() -> None:
@@ -64,15 +57,15 @@ def main() -> None:
         told = {}
         for count in counts:
             told[count] = measure(count, found[0].parent, Path(folder))
-            print(json.dumps({"documents": count, "clock_and_processor_s": told[count]}), flush=True)
+            print(json.dumps({"documents": count, "seconds": told[count]}), flush=True)
     if len(counts) > 1:
         print(json.dumps(crossing(counts[0], counts[-1], told)))
 
 
-def crossing(few: int, many: int, told: dict[int, dict[str, list[float]]]) -> dict[str, object]:
+def crossing(few: int, many: int, told: dict[int, dict[str, float]]) -> dict[str, object]:
     """Start and pace of each engine by the clock, as a straight line through two numbers of documents; where the lines cross."""
-    each = {engine: (told[many][engine][0] - told[few][engine][0]) / (many - few) for engine in ENGINES}
-    start = {engine: told[few][engine][0] - few * each[engine] for engine in ENGINES}
+    each = {engine: (told[many][engine] - told[few][engine]) / (many - few) for engine in ENGINES}
+    start = {engine: told[few][engine] - few * each[engine] for engine in ENGINES}
     saved = each["local"] - each["spark"]
     quicker = round((start["spark"] - start["local"]) / saved) if saved > 0 else None
     pace = {engine: round(1 / seconds, 2) if seconds > 0 else None for engine, seconds in each.items()}
