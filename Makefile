@@ -91,6 +91,9 @@ forget: pipelines/ingestion/.venv/.ready ## Remove every trace of a document, an
 reconcile: pipelines/ingestion/.venv/.ready ## Compare ledger and index, and repair what differs
 	@$(INGEST) --reconcile --home "$(QUARRY_HOME)"
 
+inventory: pipelines/ingestion/.venv/.ready ## What is in the sources, what was not read and why, as tables: make inventory [OUT=folder]
+	@$(INGEST) --inventory "$(or $(OUT),$(QUARRY_HOME)/inventory)" --home "$(QUARRY_HOME)"
+
 train: services/contract/.venv/.ready $(PIPELINES:%=%/.venv/.ready) ## Fine-tune, register, judge and serve a reader: make train DATA=squad.json [BASE=quarry-base] [EPOCHS=2] [RATE=3e-5] [SET="max_wrong=0.1"]
 	@test -f "$(DATA)" || { echo 'say on what: make train DATA=squad.json'; exit 2; }
 	@$(STACK) up mlflow
@@ -301,5 +304,5 @@ $(TOOLS)/encoder-peer/.ready: pipelines/ingestion/bench/encoder.lock | $(UV)
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest forget reconcile train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest bench-encoder bench-engines deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images edge cost
+.PHONY: help demo up down ask ingest forget reconcile inventory train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest bench-encoder bench-engines deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images edge cost
 .SECONDARY:

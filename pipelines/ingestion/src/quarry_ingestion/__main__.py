@@ -41,6 +41,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return forget(home, args.forget)
     if args.digest:
         return digests(home)
+    if args.inventory:
+        from .inventory import inventory  # Pandas, which nothing else here needs
+
+        return inventory(home, args.inventory)
     return reindex(home, args.model_dir) if args.reindex else sync(open_source(args.source), home, args.model_dir, engine(args))
 
 
@@ -62,8 +66,9 @@ def parse() -> argparse.Namespace:
     what.add_argument("--reconcile", action="store_true", help="compare ledger and index, repair what differs, report it")
     what.add_argument("--forget", metavar="ID", help="remove every trace of a document, and prove it")
     what.add_argument("--digest", action="store_true", help="of the content of each generation")
+    what.add_argument("--inventory", type=Path, metavar="DIR", help="write tables of what was read and what was not, and why, into this folder")
     parser.add_argument("--home", type=Path, required=True, help="QUARRY_HOME: index and ledger are under it")
-    parser.add_argument("--model-dir", type=Path, help="the retriever's artefact folder; not for reconcile, forget and digest")
+    parser.add_argument("--model-dir", type=Path, help="the retriever's artefact folder; only for a source and reindex")
     parser.add_argument("--engine", choices=("local", "spark"), default="local", help="where a source's changed documents are fetched, extracted and encoded")
     parser.add_argument("--spark-master", help="for spark: local[2], spark://host:7077, yarn, ...; otherwise what Spark's own settings say, or local[*]")
     args = parser.parse_args()
