@@ -73,7 +73,7 @@ class Both:
         for (passage_id, _, _, text, page, section), vector in zip(document.passages, vectors, strict=True):
             built_in = {"document_id": document.document_id, "version": document.version, "title": document.title, "section": section, "page": page}
             metadata = metadata_of(built_in, document.metadata, document.principals) | more
-            terms = passage_terms(self.index.analyse(text))
+            terms = passage_terms(self.index.analyse_question(text))
             sparse = {"indices": list(terms.indices), "values": list(terms.values)}
             entries.append({"id": passage_id, "values": vector.tolist(), "metadata": metadata, "sparse_values": sparse})
         self.namespace.upsert(vectors=entries, namespace="g1")
@@ -184,7 +184,7 @@ def test_terms_and_vector_together(both: Both) -> None:
     request = SearchRequest(QUESTION, 5, "dense")
     snapshot = both.index.snapshot
     allowed = snapshot.view(frozenset()).allowed({})
-    terms = question_terms({both.index.analyse("scaffold")[0]: 5.0})
+    terms = question_terms({both.index.analyse_question("scaffold")[0]: 5.0})
     vector, sparse = weighted(both.encoder.encode([QUESTION])[0].tolist(), terms, 0.1)
     hits = both.pinecone.search_hybrid(np.array(vector, np.float32), sparse, request, 5, snapshot, allowed)
     passages = both.index.store.passages(hits.rows.tolist(), snapshot.revision, ())

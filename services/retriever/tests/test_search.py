@@ -48,7 +48,7 @@ def dense_scores(encoder: Encoder) -> list[float]:
 
 
 def lexical_scores(index: Index, retrieval: str) -> list[float]:
-    [scores] = getattr(index.snapshot.view(frozenset()).collection, retrieval)(index.analyse(QUESTION))
+    [scores] = getattr(index.snapshot.view(frozenset()).collection, retrieval)(index.analyse_question(QUESTION))
     return scores.tolist()  # type: ignore[no-any-return]
 
 

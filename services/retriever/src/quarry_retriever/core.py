@@ -113,8 +113,7 @@ class Retriever:
 
     async def documents(self, request: DocumentRequest, deadline: float) -> DocumentResponse:
         """The words of each range; None where there is no such document or version, or not for this caller."""
-        store = self.index.store
-        return await self._workers.run(lambda: DocumentResponse(store.texts(request.ranges, request.principals)), deadline)
+        return await self._workers.run(lambda: DocumentResponse(self.index.texts(request.ranges, request.principals)), deadline)
 
     def metadata(self) -> dict[str, Any]:
         """What Seldon's /metadata tells."""

@@ -53,6 +53,18 @@ class Column:
 
 
 @dataclass(frozen=True, eq=False)
+class Seen:
+    """Which values of a field stand in some rows."""
+
+    codes: Mapping[Hashable, int]
+    there: Array  # bool (codes + 1,); the last is NONE's: False
+
+    def has(self, value: Scalar) -> bool:
+        """Whether this one does."""
+        return bool(self.there[self.codes.get(_key(value), NONE)])
+
+
+@dataclass(frozen=True, eq=False)
 class Fields:
     """What rows can be filtered by, and who may see them. A document's metadata never hides the built-in fields."""
 
@@ -77,6 +89,14 @@ class Fields:
     def names(self, mask: Array) -> set[str]:
         """The fields that any of the rows marked by bool (rows,) has a value in."""
         return {name for name, column in self.columns.items() if bool((column.of_row[mask] != NONE).any())}
+
+    def seen(self, name: str, mask: Array) -> Seen:
+        """The values of a built-in field in the rows marked by bool (rows,)."""
+        column = self.columns[name]
+        there = np.zeros(len(column.codes) + 1, bool)
+        there[column.of_row[mask]] = True
+        there[NONE] = False
+        return Seen(column.codes, there)
 
     def matching(self, filters: Mapping[str, Scalar | tuple[Scalar, ...]]) -> Array:
         """bool (rows,): the rows that match every field."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from quarry_contract.index_store import EXACT_UP_TO, INDEX_DATABASE, SCHEMA_VERSION
 from quarry_contract.manifests import INDEX_MANIFEST, IndexManifest, ManifestError, digest_file, read_manifest
+from quarry_contract.messages import DocumentText, TextRange
 from quarry_runtime.session import Array
 
 from .lexical import Analyser, Vocabulary
@@ -31,7 +32,8 @@ class Index:
     def __init__(self, manifest: IndexManifest, folder: Path, exact_up_to: int) -> None:
         self.manifest = manifest
         self.store = PassageStore(folder / INDEX_DATABASE)
-        self.analyse = Analyser()
+        self._analyse = Analyser()
+        self.analyse_question = Analyser(kept=0)  # time must not tell which words were met before
         self.follow_errors = 0
         self._failing = False
         self._folder, self._exact_up_to = folder, exact_up_to
@@ -60,6 +62,24 @@ class Index:
             return cls(manifest, folder, exact_up_to)
         except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
             raise ManifestError(f"{INDEX_DATABASE} cannot be read: {type(error).__name__}: {error}") from error
+
+    def texts(self, ranges: Sequence[TextRange], principals: Sequence[str]) -> tuple[DocumentText | None, ...]:
+        """The words of each range, all of one revision; None where there is no such document or version for these principals.
+
+        index.db is asked only for documents that the caller may see by the snapshot: of a hidden one it would read all pages to find out,
+        of an absent one none, and time would tell.
+        """
+        documents = {asked.document_id for asked in ranges}
+        shown = self._shown(documents, principals)
+        if shown != documents:  # perhaps it came after the snapshot
+            self.try_refresh()
+            shown = self._shown(documents, principals)
+        found = iter(self.store.texts([asked for asked in ranges if asked.document_id in shown], principals))
+        return tuple(next(found) if asked.document_id in shown else None for asked in ranges)
+
+    def _shown(self, documents: set[str], principals: Sequence[str]) -> set[str]:
+        view = self.snapshot.view(frozenset(principals))
+        return {document for document in documents if view.shows(document)}
 
     def refresh(self) -> None:
         """Take up what changed since the newest snapshot.
@@ -172,7 +192,7 @@ class Index:
 
     def _parts(self, found: Iterator[Row], vocabulary: Vocabulary, graph: Graph | None = None) -> list[Part]:
         """Of what the graph holds, if there is one, and of the rest."""
-        made = [PartMaker(self.manifest.dimension, self.analyse, vocabulary, g) for g in ((graph, None) if graph else (None,))]
+        made = [PartMaker(self.manifest.dimension, self._analyse, vocabulary, g) for g in ((graph, None) if graph else (None,))]
         while block := list(islice(found, ROWS_AT_ONCE)):
             if graph:
                 has, places = graph.holding(block)

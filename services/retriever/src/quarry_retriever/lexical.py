@@ -17,6 +17,7 @@ from quarry_runtime.session import Array
 K1, B = 1.5, 0.75
 MAX_COUNT = 2**16 - 1  # of a term in a passage, which has a few hundred words
 TOKENS_KEPT = 2**16  # whose terms are remembered: most words are the same few
+UNKNOWN = -1  # the number of a term that no passage ever had
 # 1 + ln(count); looked up, so that equal counts weigh the same to the last bit wherever they stand in an array.
 _DAMPED = np.array([0.0, *(1 + math.log(count) for count in range(1, MAX_COUNT + 1))])
 _SQUARED = (_DAMPED**2).tolist().__getitem__
@@ -40,10 +41,11 @@ class Analyser:
     "C32" and "40", and "MS-014" by "ms 014"; "9,500" is "9500"; letters glued to digits ("8km", "TC1") give both too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = TOKENS_KEPT) -> None:
+        """The terms of so many tokens are remembered."""
         self._stem = Stemmer.Stemmer("english").stemWord
         self._stop = frozenset([*_STOP_WORDS, *_QUESTION_WORDS])
-        self._terms = lru_cache(TOKENS_KEPT)(self._terms_of)
+        self._terms = lru_cache(kept)(self._terms_of)
 
     def __call__(self, text: str) -> list[str]:
         """The terms, in order, repeats kept."""
@@ -89,9 +91,9 @@ class Vocabulary:
         """Each term's number, a new one if need be."""
         return map(self._number.__getitem__, terms)
 
-    def find(self, term: str) -> int | None:
-        """The term's number; None when no passage ever had it."""
-        return self._number.get(term)
+    def find(self, term: str) -> int:
+        """The term's number; UNKNOWN when no passage ever had it."""
+        return self._number.get(term, UNKNOWN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +127,9 @@ class Postings:
         return cls(terms[first], np.append(first, len(order)), rows[order].astype(np.int32, copy=False), counts[order], lengths, norms)
 
     def having(self, term: int) -> tuple[Array, Array]:
-        """Rows (int64, as numpy wants to look things up) and counts of a term; empty when no row has it."""
-        at = int(np.searchsorted(self.terms, term))
-        found = slice(self.starts[at], self.starts[at + 1]) if at < len(self.terms) and self.terms[at] == term else slice(0)
+        """Rows (int64, as numpy wants to look things up) and counts of a term; empty when no row has it, by the same steps."""
+        first, last = np.searchsorted(self.terms, np.array((term, term + 1), self.terms.dtype))
+        found = slice(self.starts[first], self.starts[last])
         return self.rows[found].astype(np.int64), self.counts[found]
 
 
@@ -208,16 +210,18 @@ class Collection:
         return self._scores([(found, weight(found, own)) for found, own in zip(asked, weights, strict=True)])
 
     def _found(self, question: Sequence[str]) -> list["_Found"]:
-        """The question's terms that stand in a visible passage, in the question's order: so the sums are the same to the last bit, whatever is hidden."""
+        """The question's terms that stand in a visible passage, in the question's order: so the sums are the same to the last bit, whatever is hidden.
+
+        The same steps are taken for a term that only hidden passages have and for one that none has: time must not tell them apart.
+        """
         found = []
         for term, repeats in Counter(question).items():
             number = self.vocabulary.find(term)
-            if number is not None:
-                each = zip(self.postings, self.visible, self._all_visible, strict=True)
-                entries = [part.having(number) if every else _among(part, mask, number) for part, mask, every in each]
-                passages = sum(len(rows) for rows, _ in entries)
-                if passages:
-                    found.append(_Found(repeats, passages, entries))
+            each = zip(self.postings, self.visible, self._all_visible, strict=True)
+            entries = [part.having(number) if every else _among(part, mask, number) for part, mask, every in each]
+            passages = sum(len(rows) for rows, _ in entries)
+            if passages:
+                found.append(_Found(repeats, passages, entries))
         return found
 
     def _scores(self, weighted: Sequence[tuple["_Found", Iterator[Array]]]) -> list[Array]:

@@ -59,7 +59,7 @@ class Searcher:
         allowed = view.allowed(request.filters)
         if request.retrieval == "dense":
             return self._dense(request, request.top_k, snapshot, allowed, final), ()
-        terms = self._index.analyse(request.question)
+        terms = self._index.analyse_question(request.question)
         if request.retrieval == "tfidf":
             return _lexical(snapshot, view.collection.tfidf(terms), request.top_k, allowed), ()
         depth = request.top_k if request.retrieval == "bm25" else max(MIN_CANDIDATES, 4 * request.top_k)

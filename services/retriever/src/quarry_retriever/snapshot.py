@@ -13,7 +13,7 @@ import numpy as np
 from quarry_contract.codec import Scalar
 from quarry_runtime.session import Array
 
-from .filters import BUILT_IN, Fields, FieldsMaker, unknown_field
+from .filters import BUILT_IN, Fields, FieldsMaker, Seen, unknown_field
 from .lexical import Analyser, Collection, Postings, PostingsMaker, Vocabulary
 from .passages import Row
 from .vectors import AT_ONCE, Graph, Hits, Marked, Vectors, joined
@@ -157,6 +157,14 @@ class View:
     def field_names(self) -> set[str]:
         """That a visible passage has a value in."""
         return {name for part, mask in zip(self.parts, self.visible, strict=True) for name in part.fields.names(mask)}
+
+    def shows(self, document_id: str) -> bool:
+        """Whether any passage of this document is visible; found out by the same steps whether it is hidden or there is none."""
+        return any(seen.has(document_id) for seen in self._documents)
+
+    @cached_property
+    def _documents(self) -> list[Seen]:
+        return [part.fields.seen("document_id", mask) for part, mask in zip(self.parts, self.visible, strict=True)]
 
     def allowed(self, filters: Mapping[str, Scalar | tuple[Scalar, ...]]) -> Sequence[Array]:
         """bool (rows,) per part: the visible rows that match every field.
