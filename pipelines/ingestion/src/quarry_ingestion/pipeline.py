@@ -22,6 +22,7 @@ from .targets import add_target
 from .writer import Writer, writer
 
 SEEN_AT_ONCE = 1000
+ASKED_FOR = {"replaced", "deleted", "forgotten"}  # by requests: no fault of the source's
 
 
 @dataclass
@@ -176,7 +177,7 @@ def _skipped(run: Run) -> Iterator[dict[str, str | None]]:
 
 def _check_any(source: Source, run: Run, known: bool, skipped: list[dict[str, str | None]]) -> None:
     """A first run that finds nothing is a mistake that is told; later on a source may well be emptied."""
-    if run.writer.ledger.has_documents(source.uri) or (known and not skipped):
+    if run.writer.ledger.has_documents(source.uri) or (known and {s["code"] for s in skipped} <= ASKED_FOR):
         return
     if not skipped:
         raise SourceError(f"{source.uri} holds no files")

@@ -39,17 +39,13 @@ def _put(home: Path, queued: Queued) -> Job:
     with writer(home) as made:
         if not made.targets.now():
             return _failed(job, "no_index", "there is no index yet: `make ingest DIR=...` first")
-        known = made.ledger.by_document(job.document_id)
-        if known is not None and known.source != UPLOADS:
-            return _failed(job, "taken", "the document with this id comes from another source: change it there")
         path = upload_path(home, job.job_id)
         size = path.stat().st_size
         entry = Entry(UPLOADS, job.document_id, job.document_id, "", None, VERSION, queued.principals, queued.principals, None, None, 0, 1)
         made.ledger.remember(UPLOADS, job.document_id)
         reason = too_large(size)
         if reason:
-            made.skip(replace(entry, code="too_large", detail=reason))
-            return _failed(job, "too_large", reason)
+            return _unread(made, entry, job, Skipped(job.document_id, "too_large", reason))
         return _read(made, entry, queued, path)
 
 
@@ -60,11 +56,18 @@ def _read(made: Writer, entry: Entry, queued: Queued, path: Path) -> Job:
         entry = replace(entry, version=digest(copy))
         found = read(copy)
     if isinstance(found, Skipped):
-        made.skip(replace(entry, code=found.code, detail=found.detail))
-        return replace(_failed(queued.job, found.code, found.detail), version=entry.version)
+        return _unread(made, entry, queued.job, found)
     made.put(replace(entry, words=len(found.text.split())), found)
     passages = len(made.targets.now()[0].store.passages(entry.document_id))
     return replace(queued.job, state="done", version=entry.version, passages=passages)
+
+
+def _unread(made: Writer, entry: Entry, job: Job, found: Skipped) -> Job:
+    """The upload gives no document: what an earlier one gave goes, a source's document of this id stays, and the job ends the same."""
+    known = made.ledger.by_document(job.document_id)
+    if known is None or known.source == UPLOADS:
+        made.skip(replace(entry, code=found.code, detail=found.detail))
+    return replace(job, state="failed", code=found.code, detail=found.detail, version=entry.version or job.version)
 
 
 def _remove(home: Path, job: Job) -> Job:
@@ -77,8 +80,9 @@ def _remove(home: Path, job: Job) -> Job:
     with writer(home) as made:
         known = made.ledger.by_document(job.document_id)
         if known is not None and known.source != UPLOADS:
-            return _failed(job, "taken", "the document comes from another source: delete it there, or forget it")
-        made.remove(job.document_id)
+            made.skip(replace(known, code="deleted", detail="deleted by a request: it comes back when it changes"))
+        else:
+            made.remove(job.document_id)
     return replace(job, state="done", passages=0)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .blocks import Document
-from .ledger import Entry, Ledger
+from .ledger import UPLOADS, Entry, Ledger
 from .locks import writing
 from .targets import Passages, Target, Targets, cut, encoded
 
@@ -86,7 +86,17 @@ class Writer:
     def _claimed(self, entry: Entry, folder: str) -> Entry:
         if self.ledger.get(entry.source, entry.uri) is not None:
             return entry
+        if entry.source == UPLOADS:
+            self._replace(entry.document_id)
+            return entry
         return replace(entry, document_id=self.ledger.free_id(entry.document_id, folder))
+
+    def _replace(self, document_id: str) -> None:
+        """An upload takes this id, whoever has it: to refuse it would tell that there is such a document, also to who may not read it."""
+        known = self.ledger.by_document(document_id)
+        if known is not None:
+            free = self.ledger.free_id(known.uri, known.source.rpartition("/")[2])
+            self.ledger.save(replace(known, document_id=free, code="replaced", detail="an upload has its id: it comes back when it changes"))
 
 
 @contextmanager
