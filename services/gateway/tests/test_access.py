@@ -15,7 +15,7 @@ from quarry_contract.messages import MAX_PRINCIPALS
 from quarry_gateway.app import create_app
 from quarry_gateway.settings import AuthSettings, Settings
 
-from .conftest import PASSAGE, StandIn
+from .conftest import PASSAGE, TEXT, StandIn, problem
 from .ingestion import IngestionStandIn, ingesting
 from .issuer import bearer, claims, rsa_key, token
 from .test_auth import guarded, running  # noqa: F401 # a fixture
@@ -207,6 +207,20 @@ async def test_a_document_that_changed_meanwhile_is_asked_again(settings: Settin
         counted = (await client.get("/metrics")).text
         assert f"quarry_asked_again_total {min(times, 3)}.0" in counted
         assert "quarry_evidence_mismatch_total 0.0" in counted
+
+
+@pytest.mark.parametrize(("times", "status", "searches"), [(0, 200, 1), (1, 200, 2), (99, 503, 3)])
+async def test_passages_hidden_while_the_reader_breaks_are_not_shown(settings: Settings, upstream: StandIn, times: int, status: int, searches: int) -> None:
+    async def broken(_: web.Request) -> web.Response:
+        return problem("internal", 500)
+
+    upstream.reader_fault = broken
+    vanishing(times, upstream)
+    async with running(settings) as client:
+        reply = await client.post("/v1/answers", json={"question": "q"})
+        assert reply.status_code == status
+        assert sum("search" in c[1]["jsonData"] for c in upstream.calls) == searches
+        assert (TEXT[:20] in reply.text) == (status == 200)
 
 
 async def test_asking_again_ends_at_the_deadline(settings: Settings, upstream: StandIn) -> None:

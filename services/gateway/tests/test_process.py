@@ -16,13 +16,13 @@ import pytest
 from .conftest import StandIn
 
 
-def start(release: Path, upstream: StandIn, **extra: str) -> "tuple[subprocess.Popen[bytes], str]":
+def start(release: Path, upstream: StandIn, output: Any = subprocess.PIPE, **extra: str) -> "tuple[subprocess.Popen[bytes], str]":
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     values = {"PORT": str(port), "RELEASE": str(release), "READER_URL": upstream.urls["reader"], "RETRIEVER_URL": upstream.urls["retriever"], **extra}
     environment = os.environ | {f"QUARRY_GATEWAY_{name}": value for name, value in values.items()}
-    return subprocess.Popen([sys.executable, "-m", "quarry_gateway"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT), f"http://127.0.0.1:{port}"
+    return subprocess.Popen([sys.executable, "-m", "quarry_gateway"], env=environment, stdout=output, stderr=subprocess.STDOUT), f"http://127.0.0.1:{port}"
 
 
 def wait_ready(url: str) -> None:

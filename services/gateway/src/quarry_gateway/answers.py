@@ -117,19 +117,24 @@ def citations(response: AnswerResponse) -> list[Citation]:
     return [c for a in response.answers for c in a.citations]
 
 
+def quoted(response: AnswerResponse) -> list[Citation | Passage]:
+    """All that is shown of documents: citations in their order, then the passages that a reply without a reader gives."""
+    return [*citations(response), *(p.passage for p in response.passages)]
+
+
 def ranges(response: AnswerResponse) -> tuple[TextRange, ...]:
     """What to fetch to verify a reply."""
-    return tuple(TextRange(c.document_id, c.start, c.end, c.version) for c in citations(response))
+    return tuple(TextRange(c.document_id, c.start, c.end, c.version) for c in quoted(response))
 
 
 def verify(response: AnswerResponse, texts: Sequence[DocumentText | None]) -> None:
-    """Check every citation against the canonical text of its document's version.
+    """Check all that is shown against the canonical text of its document's version, and that the caller may still read it.
 
     Raises:
-        EvidenceMismatch: one of them is not there word for word.
-        EvidenceGone: a document went or changed since it was searched.
+        EvidenceMismatch: some of it is not there word for word.
+        EvidenceGone: a document went, changed or was hidden from the caller since it was searched.
     """
-    cited = citations(response)
+    cited = quoted(response)
     if len(texts) != len(cited):
         raise EvidenceMismatch("the retriever did not give every cited range")
     for citation, found in zip(cited, texts, strict=True):

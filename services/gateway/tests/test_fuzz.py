@@ -1,0 +1,90 @@
+"""20,000 mutated bodies: most over HTTP to the real process, which also reads what is no JSON, some in this process, where no server stands in between."""
+
+import asyncio
+import json
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from .conftest import StandIn
+from .test_gateway import JSON, client  # noqa: F401 # a fixture
+from .test_process import start, wait_ready
+
+MARK = "unmistakable"
+QUESTION = {"question": f"When is {MARK}? \u00fc \U0001f600", "top_k": 2, "retrieval": "bm25", "filters": {"format": ["pdf"]}}
+SEED = json.dumps(QUESTION, ensure_ascii=False).encode()
+PIECES = [b"\x00", b"\xff", b"\\ud83d", b"NaN", b"1e999", b"null", b"{}", b"[[", b'"', b"}", b"9" * 30, b"true", b"-1", b"\\"]
+CONNECTIONS = 4
+
+
+def mutated(seed: int, number: int) -> Iterator[bytes]:
+    """Bodies with one to four changes each."""
+    rng = random.Random(seed)
+    for _ in range(number):
+        body = bytearray(SEED)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randint(0, len(body))
+            change = rng.random()
+            if change < 0.4:
+                body[at:at] = rng.choice(PIECES)
+            elif change < 0.7:
+                del body[at : at + rng.randint(1, 9)]
+            else:
+                body[min(at, len(body) - 1)] = rng.randrange(256)
+        yield bytes(body)
+
+
+def check(counts: Counter[int]) -> None:
+    """Refused mostly, answered sometimes, and nothing else."""
+    assert all(status < 500 for status in counts), counts
+    assert counts[400] > counts.total() / 2 and counts[200] > counts.total() / 200, counts
+
+
+async def test_in_process(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:  # noqa: F811
+    caplog.set_level(logging.CRITICAL)
+    check(Counter([(await client.post("/v1/answers", content=body, headers=JSON)).status_code for body in mutated(3, 4_000)]))
+
+
+async def exchange(port: int, path: str, bodies: Iterator[bytes]) -> Counter[int]:
+    """All on one connection; the statuses. Each reply is looked at for what was sent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    counts: Counter[int] = Counter()
+    for body in bodies:
+        writer.write(b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(body)) + body)
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+        reply = head + await reader.readexactly(size)
+        assert MARK.encode() not in reply and b"Traceback" not in reply, body
+        counts[int(head.split(b" ", 2)[1])] += 1
+    writer.close()
+    await writer.wait_closed()
+    return counts
+
+
+def test_over_http(release: Path, upstream: StandIn, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        process, url = start(release, upstream, log)
+        try:
+            wait_ready(url)
+
+            async def all_at_once() -> list[Counter[int]]:
+                port = int(url.rpartition(":")[2])
+                each = 16_000 // CONNECTIONS
+                return await asyncio.gather(*(exchange(port, ("/v1/answers", "/v1/search")[n % 2], mutated(n, each)) for n in range(CONNECTIONS)))
+
+            counts = asyncio.run(all_at_once())
+            for one in counts:
+                check(one)
+            assert sum(one.total() for one in counts) == 16_000
+            assert httpx.get(f"{url}/readyz").status_code == 200
+        finally:
+            process.terminate()
+            process.wait(20)
+    printed = (tmp_path / "log").read_text()
+    assert printed.count("\n") >= 16_000 and "Traceback" not in printed and MARK not in printed
+    assert process.returncode == 0
