@@ -7,9 +7,11 @@ import os
 import resource
 import stat
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from .blocks import Document, Unreadable, assemble
 from .formats import CSV, EXTRACTORS, NAMES
@@ -45,35 +47,30 @@ def extract(path: Path, root: Path, limits: Limits | None = None) -> Document | 
     limits = limits or Limits()
     source = readable(path.relative_to(root).as_posix())
     try:
-        data = _regular_file(path, limits.input_bytes)
+        with _regular_file(path) as file:
+            if os.fstat(file.fileno()).st_size > limits.input_bytes:
+                return Skipped(source, "too_large", f"over {limits.input_bytes} bytes")
+            return _in_child(lambda: file.read(limits.input_bytes + 1), source, limits)
     except OSError as error:
         return Skipped(source, "unreadable", error.strerror or "cannot be read")
-    return Skipped(source, "too_large", f"over {limits.input_bytes} bytes") if data is None else extract_bytes(data, source, limits)
 
 
 def extract_bytes(data: bytes, source: str, limits: Limits | None = None) -> Document | Skipped:
     """Read bytes that came from elsewhere; `source` becomes the document's id, and its ending tells text formats apart."""
-    limits = limits or Limits()
-    if not data:
-        return Skipped(source, "empty", "the file is empty")
-    if len(data) > limits.input_bytes:
-        return Skipped(source, "too_large", f"over {limits.input_bytes} bytes")
-    return _in_child(data, source, limits)
+    return _in_child(lambda: data, source, limits or Limits())
 
 
-def _regular_file(path: Path, most: int) -> bytes | None:
-    """Its bytes, none if there are more than `most`. A pipe or device could go on for ever, a link could lead out of the folder.
+def _regular_file(path: Path) -> BinaryIO:
+    """Opened. A pipe or device could go on for ever, a link could lead out of the folder.
 
     Raises:
         OSError: it cannot be read, or is no regular file.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(0, "not a regular file")
-        data = file.read(most + 1) if status.st_size <= most else None
-    return None if data is None or len(data) > most else data
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(0, "not a regular file")
+    return os.fdopen(handle, "rb")
 
 
 def preload() -> None:
@@ -87,11 +84,11 @@ def preload() -> None:
     import pptx  # noqa: F401
 
 
-def _in_child(data: bytes, source: str, limits: Limits) -> Document | Skipped:
-    """Fork, limit, extract, and read the result; a child that overruns its time is killed."""
+def _in_child(load: Callable[[], bytes], source: str, limits: Limits) -> Document | Skipped:
+    """Fork, load, limit, extract, and read the result; a child that overruns its time is killed. The bytes are the child's alone."""
     context = multiprocessing.get_context("fork")
     receiving, sending = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(sending, data, source, limits), daemon=True)
+    child = context.Process(target=_child, args=(sending, load, source, limits), daemon=True)
     child.start()
     sending.close()
     try:
@@ -107,7 +104,12 @@ def _in_child(data: bytes, source: str, limits: Limits) -> Document | Skipped:
         receiving.close()
 
 
-def _child(sending: Connection, data: bytes, source: str, limits: Limits) -> None:
+def _child(sending: Connection, load: Callable[[], bytes], source: str, limits: Limits) -> None:
+    try:
+        data = load()
+    except OSError as error:
+        sending.send(Skipped(source, "unreadable", error.strerror or "cannot be read"))
+        return
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if Path("/proc/self/statm").exists() else 0
     resource.setrlimit(resource.RLIMIT_AS, (used + limits.memory_bytes, used + limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -132,6 +134,10 @@ def read(data: bytes, source: str, limits: Limits) -> Document:
     Raises:
         Unreadable: with the reason.
     """
+    if not data:
+        raise Unreadable("empty", "the file is empty")
+    if len(data) > limits.input_bytes:
+        raise Unreadable("too_large", f"over {limits.input_bytes} bytes")
     kind = media_type(data, source, limits.unzipped_bytes)
     text, pages, sections = assemble(EXTRACTORS[kind](data))
     if not text:

@@ -113,15 +113,19 @@ class Uploads:
         """The body into a file that is on the disk, under its name, when this returns; its SHA-256, hex.
 
         Raises:
-            QuarryError: `too_large`.
+            QuarryError: `too_large`; at once when the length was said before.
             ClientDisconnect, OSError: it did not come whole, or cannot be kept.
         """
         digest, size, limit = sha256(), 0, self._state.max_upload_bytes
+        too_large = QuarryError(ErrorCode.TOO_LARGE, f"the document is larger than {limit} bytes")
+        declared = request.headers.get("content-length", "0")
+        if not declared.isdigit() or int(declared[:20]) > limit:
+            raise too_large
         with path.open("wb") as file:
             async for part in request.stream():
                 size += len(part)
                 if size > limit:
-                    raise QuarryError(ErrorCode.TOO_LARGE, f"the document is larger than {limit} bytes")
+                    raise too_large
                 digest.update(part)
                 file.write(part)
             file.flush()
