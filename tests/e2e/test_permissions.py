@@ -1,19 +1,31 @@
 """Who may read what, through every endpoint: with hidden documents in the index, each reply is byte for byte the one given where there are none."""
 
 import json
+import subprocess
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
 
-from .machine import Machine
+from .conftest import CLONE
+from .machine import Machine, ingest, run_python
 from .worlds import HIDDEN, RETRIEVALS, SECRETS, Asked, Caller, prepared, put, questions, rest, searches, timeless, token
 
 COUNTED = ("quarry_index_revision", "quarry_index_passages", "quarry_index_documents")  # the retriever's metrics that tell how much there is
 Machines = tuple[Machine, Machine]
+MOTO = """from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True)
+print(server.port, flush=True)
+server.serve_forever()"""
+OBJECT = """import boto3, sys
+s3 = boto3.client("s3")
+s3.create_bucket(Bucket="papers")
+s3.put_object(Bucket="papers", Key="object.txt", Body=b"It is word21 word22.", Metadata={"quarry-principals": sys.argv[1]})"""
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +180,37 @@ def test_documents_are_put_found_revoked_and_forgotten_while_it_runs(machines: M
     assert not seen(reader, "note.txt")
     index = machines[0].home / "index"
     assert not any(b"word21 word22." in path.read_bytes() for path in index.rglob("*") if path.is_file())
+
+
+def test_what_a_source_revokes_is_gone_from_every_way_when_the_run_ends(
+    machines: Machines, key: EllipticCurvePrivateKey, s3: Callable[[str], None], tmp_path: Path
+) -> None:
+    ria, home = Caller(machines[0].gateway, token(key, "ria", ["readers"])), machines[0].home
+    (tmp_path / "memo.txt").write_text("It is word21 word22.")
+
+    def folder(reader: str) -> None:
+        (tmp_path / ".quarry.json").write_text(json.dumps({"principals": {"*": [reader]}}))
+
+    for allow, source, name in ((folder, str(tmp_path), "memo.txt"), (s3, "s3://papers", "object.txt")):
+        allow("group:readers")
+        ingest(home, source)
+        until_seen(ria, name)
+        allow("group:others")
+        ingest(home, source)
+        assert not seen(ria, name), "at once, without waiting for the retriever to look for changes"
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Put an object for a reader into a bucket of a moto server, where boto3 now looks."""
+    python = str(CLONE / "pipelines/ingestion/.venv/bin/python")
+    with subprocess.Popen([python, "-c", MOTO], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        told = {"ENDPOINT_URL": f"http://127.0.0.1:{int(server.stdout.readline())}", "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}
+        for name, value in {**told, "DEFAULT_REGION": "us-east-1", "EC2_METADATA_DISABLED": "true"}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        yield lambda reader: run_python("pipelines/ingestion", "-c", OBJECT, reader)
+        server.terminate()
 
 
 def seen(caller: Caller, document_id: str) -> list[str]:
