@@ -82,9 +82,11 @@ def test_over_http(release: Path, upstream: StandIn, tmp_path: Path) -> None:
                 check(one)
             assert sum(one.total() for one in counts) == 16_000
             assert httpx.get(f"{url}/readyz").status_code == 200
-        finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
+        finally:
+            process.kill()
+            process.wait()
     printed = (tmp_path / "log").read_text()
     assert printed.count("\n") >= 16_000 and "Traceback" not in printed and MARK not in printed
     assert process.returncode == 0
