@@ -17,7 +17,7 @@ from .engine import Engine, Local, open_source
 from .forget import READING, forget
 from .pipeline import reindex, sync
 from .reconcile import reconcile
-from .sources import SourceError
+from .sources import SourceError, listing
 from .targets import targets_of
 
 
@@ -33,6 +33,8 @@ def digests(home: Path) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """What was asked for."""
+    if args.list is not None:
+        return listing(open_source(args.list))
     home: Path = args.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     if args.reconcile:
@@ -65,6 +67,7 @@ def parse() -> argparse.Namespace:
     what.add_argument("--reindex", action="store_true", help="encode all documents there are for this retriever too, from the texts in the index")
     what.add_argument("--reconcile", action="store_true", help="compare ledger and index, repair what differs, report it")
     what.add_argument("--forget", metavar="ID", help="remove every trace of a document, and prove it")
+    what.add_argument("--list", metavar="SOURCE", help="how much a source holds, and a digest that changes when there is something to ingest")
     what.add_argument("--digest", action="store_true", help="of the content of each generation")
     what.add_argument("--inventory", type=Path, metavar="DIR", help="write tables of what was read and what was not, and why, into this folder")
     parser.add_argument("--home", type=Path, required=True, help="QUARRY_HOME: index and ledger are under it")

@@ -1,13 +1,15 @@
 """Where documents come from: a folder here, an S3 prefix in s3.py. Both tell what they hold without reading it."""
 
 import errno
+import hashlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from .rules import RULES, Rules, RulesError
 
@@ -61,6 +63,18 @@ class Source(Protocol):
             Vanished, Forbidden: for this item.
             SourceError: the source does not answer.
         """
+
+
+def listing(source: Source) -> dict[str, Any]:
+    """What a source holds now, unread; its digest (SHA-256) changes when there is something to ingest.
+
+    Raises:
+        SourceError: it cannot be listed.
+    """
+    digest, items = hashlib.sha256(), 0
+    for items, item in enumerate(source.items(), start=1):  # noqa: B007 - how many there were
+        digest.update(json.dumps([item.uri, item.fingerprint, item.principals]).encode() + b"\n")
+    return {"source": source.uri, "items": items, "unlisted": len(source.unlisted), "digest": digest.hexdigest()}
 
 
 def readable(name: str) -> str:
