@@ -121,6 +121,13 @@ class KfpStandIn:
         self._check_inputs(run)
         return self._keep(self.runs, "run_id", {**run, "state": "PENDING"})
 
+    def list_runs(self, _: Any, query: dict[str, str], *__: Any) -> dict[str, Any]:
+        """One a page, as the schedules are."""
+        runs = [r for r in named(self.runs.values(), query) if r["experiment_id"] == query["experiment_id"]]
+        at = int(query.get("page_token") or 0)
+        more = {"next_page_token": str(at + 1)} if at + 1 < len(runs) else {}
+        return fits({"runs": runs[at : at + 1], "total_size": len(runs), **more}, "V2beta1ListRunsResponse")
+
     def get_run(self, match: Any, *_: Any) -> dict[str, Any]:
         if match[1] not in self.runs:
             raise Refused(404, "no such run")
@@ -177,6 +184,7 @@ ROUTES = [
     ("POST", "/pipelines/upload_version", KfpStandIn.upload_version),
     ("GET", r"/pipelines/([^/]+)/versions", KfpStandIn.list_versions),
     ("POST", "/runs", KfpStandIn.create_run),
+    ("GET", "/runs", KfpStandIn.list_runs),
     ("GET", r"/runs/([^/:]+)", KfpStandIn.get_run),
     ("POST", "/recurringruns", KfpStandIn.create_recurring),
     ("GET", "/recurringruns", KfpStandIn.list_recurring),

@@ -48,6 +48,22 @@ def test_the_same_pipeline_is_uploaded_once_and_a_changed_one_is_a_new_version(s
     assert images(server, changed["version"]) == {"registry.example/quarry/training@sha256:" + "0" * 64}
 
 
+def test_a_run_with_a_cause_is_started_once_unless_it_ended_badly(server: KfpStandIn) -> None:
+    def run(cause: str, arguments: dict[str, str] = ARGUMENTS) -> str:
+        return submit(Submission(TRAIN.name, TRAIN.package, arguments, once=cause), Target(server.url))["run"]
+
+    plain, first = submit(TRAIN, Target(server.url))["run"], run("index-1")
+    assert run("index-1") == first
+    assert len({plain, first, run("index-2"), run("index-1", ARGUMENTS | {"data": "s3://quarry/other.json"})}) == 4
+    server.runs[first]["state"] = "SUCCEEDED"
+    assert run("index-1") == first
+    server.runs[first]["state"] = "FAILED"
+    again = run("index-1")
+    assert again != first
+    assert run("index-1") == again, "the failed one is on the page before"
+    assert len(server.runs) == 5
+
+
 def test_a_schedule_replaces_the_one_before_and_no_other(server: KfpStandIn) -> None:
     other = submit(Submission("publish-retriever", SOURCE / "publish_retriever.yaml", {"mlflow_uri": "http://m"}), Target(server.url), "0 0 4 * * *")
     submit(TRAIN, Target(server.url), "0 0 2 * * *")

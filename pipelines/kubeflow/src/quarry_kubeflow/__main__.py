@@ -3,7 +3,7 @@
     python -m quarry_kubeflow compile                                   the YAML beside the source
     python -m quarry_kubeflow run NAME --root DIR --set key=value ...   by kfp's local runner
     python -m quarry_kubeflow upload --host URL                         all of them to a Kubeflow server, a version per content
-    python -m quarry_kubeflow submit NAME --host URL --set key=value ... [--schedule CRON] [--image USED=WANTED] [--wait]
+    python -m quarry_kubeflow submit NAME --host URL --set key=value ... [--schedule CRON] [--once CAUSE] [--image USED=WANTED] [--wait]
 """
 
 import argparse
@@ -115,7 +115,7 @@ def submitted(args: argparse.Namespace) -> dict[str, str]:
             raise InputError(f"--image takes USED=WANTED, not {pair!r}")
     target = Target(args.host, args.namespace, submit.token_file(), args.service_account)
     images = dict(pair.split("=", 1) for pair in args.image)
-    made = submit.submit(Submission(args.name, package(args.name), inputs(args.name, args.set), images), target, args.schedule)
+    made = submit.submit(Submission(args.name, package(args.name), inputs(args.name, args.set), images, args.once), target, args.schedule)
     if args.wait and "run" in made:
         made["state"] = submit.wait(made["run"], target)
         if made["state"] != "SUCCEEDED":
@@ -138,7 +138,9 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument("--host", required=True, help="the Kubeflow Pipelines address; a bearer token is read from QUARRY_KFP_TOKEN_FILE")
         verb.add_argument("--namespace", help="the profile, on a multi-user server")
     submitter.add_argument("--service-account", help="the Kubernetes account the steps run as")
-    submitter.add_argument("--schedule", metavar="CRON", help='six fields, seconds first, e.g. "0 0 2 * * *"')
+    when = submitter.add_mutually_exclusive_group()
+    when.add_argument("--once", metavar="CAUSE", help="what it is run for: where a run of it with these inputs is, or ended well, its id is printed instead")
+    when.add_argument("--schedule", metavar="CRON", help='six fields, seconds first, e.g. "0 0 2 * * *"')
     submitter.add_argument("--image", nargs="*", default=[], metavar="USED=WANTED", help="the image to run in place of one the YAML names")
     submitter.add_argument("--wait", action="store_true", help="until the run has ended; exit 1 unless it succeeded")
     return made

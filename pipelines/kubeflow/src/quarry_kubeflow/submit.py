@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from urllib3.exceptions import HTTPError
 
 EXPERIMENT = "quarry"
 WAIT_SEC = 24 * 3600
+ENDED_BADLY = ("FAILED", "CANCELING", "CANCELED")
 
 
 class SubmitError(Exception):
@@ -37,12 +38,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Submission:
-    """A compiled pipeline with its inputs. `images` names, for each image of the YAML, the one to run, best by digest."""
+    """A compiled pipeline with its inputs. `images` names, for each image of the YAML, the one to run, best by digest.
+
+    `once` says what it is run for, such as the digest of an index: a run of the same pipeline, inputs and cause is not started again.
+    """
 
     name: str
     package: Path
     arguments: Mapping[str, Any]
     images: Mapping[str, str] = field(default_factory=dict)
+    once: str | None = None
 
 
 def package(submission: Submission) -> str:
@@ -77,14 +82,25 @@ def submit(submission: Submission, target: Target, schedule: str | None = None) 
         pipeline, version = _upload(client, submission.name, content, target)
         common = {"pipeline_id": pipeline, "version_id": version, "params": dict(submission.arguments), "service_account": target.service_account}
         if schedule is None:
-            run = client.run_pipeline(experiment, f"{submission.name} {version[:12]}", **common)
-            return {"experiment": experiment, "pipeline": pipeline, "version": version, "run": run.run_id}
+            return {"experiment": experiment, "pipeline": pipeline, "version": version, "run": _run(client, submission, experiment, common)}
         old = _scheduled(client, submission.name, experiment)
         options = {"cron_expression": schedule, "max_concurrency": 1, "no_catchup": True}
         recurring = client.create_recurring_run(experiment, submission.name, **options, **common)
         for earlier in old:  # after the new one is there: a failure in between leaves two, never none
             client.delete_recurring_run(earlier)
         return {"experiment": experiment, "pipeline": pipeline, "version": version, "recurring_run": recurring.recurring_run_id}
+
+
+def _run(client: Any, submission: Submission, experiment: str, common: Mapping[str, Any]) -> str:
+    """The id of a new run; with `once`, of the one there is, unless it ended badly."""
+    name = f"{submission.name} {common['version_id'][:12]}"
+    if submission.once is not None:
+        cause = json.dumps([submission.once, submission.arguments], sort_keys=True)
+        name += f" {hashlib.sha256(cause.encode()).hexdigest()[:12]}"
+        for run in _pages(client.list_runs, "runs", experiment, filter=_named(name)):
+            if run.display_name == name and run.state not in ENDED_BADLY:
+                return str(run.run_id)
+    return str(client.run_pipeline(experiment, name, **common).run_id)
 
 
 def upload(name: str, compiled: Path, target: Target) -> dict[str, str]:
@@ -142,21 +158,30 @@ def _upload(client: Any, name: str, content: str, target: Target) -> tuple[str, 
         path.write_text(content, encoding="utf-8")
         if pipeline is None:
             pipeline = client.upload_pipeline(str(path), pipeline_name=name, namespace=target.namespace).pipeline_id
-        named = json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": digest}]})
-        found = client.list_pipeline_versions(pipeline, filter=named).pipeline_versions
+        found = client.list_pipeline_versions(pipeline, filter=_named(digest)).pipeline_versions
         version = found[0] if found else client.upload_pipeline_version(str(path), digest, pipeline_id=pipeline)
     return pipeline, version.pipeline_version_id
 
 
+def _named(name: str) -> str:
+    """The server's filter for what is called so."""
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+
+
 def _scheduled(client: Any, name: str, experiment: str) -> list[str]:
     """Ids of the schedules of this name."""
-    token, found = "", []
+    return [r.recurring_run_id for r in _pages(client.list_recurring_runs, "recurring_runs", experiment) if r.display_name == name]
+
+
+def _pages(listed: Callable[..., Any], field: str, experiment: str, **more: Any) -> Iterator[Any]:
+    """Everything that a list of an experiment's holds."""
+    token = ""
     while True:
-        page = client.list_recurring_runs(page_token=token, page_size=50, experiment_id=experiment)
-        found += [r.recurring_run_id for r in page.recurring_runs or [] if r.display_name == name]
+        page = listed(page_token=token, page_size=50, experiment_id=experiment, **more)
+        yield from getattr(page, field) or []
         token = page.next_page_token or ""
         if not token:
-            return found
+            return
 
 
 def _reason(error: ApiException) -> str:
