@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ TINY = """import sys
 from pathlib import Path
 from quarry_runtime import tiny
 tiny.encoder(Path(sys.argv[1]), ["crane", "pile", "wall", "wind"])"""
+DIGESTS = """import json, sys
+from pathlib import Path
+from quarry_contract.index_store import INDEX_DATABASE, connect, content_digest
+print(json.dumps([content_digest(connect(path)) for home in sys.argv[1:] for path in Path(home, "index").glob(f"*/{INDEX_DATABASE}")]))"""
 BUCKET = "papers"
 FILES = {"a.md": "# Cranes\n\nThe crane stops in the wind.", "sub/b.txt": "The pile stands by the wall.", "bad.pdf": "%PDF-1.7 broken"}
 QUESTIONS = (("a.md", "When does the crane stop?"), ("sub/b.txt", "Where does the pile stand?"))
@@ -117,19 +122,20 @@ class World:
         return f"s3://{BUCKET}/{self.prefix}"
 
     def put(self, name: str, text: str) -> None:
-        request = urllib.request.Request(f"{self.moto}/{BUCKET}/{self.prefix}/{name}", text.encode(), {"Content-Type": "text/plain"}, method="PUT")
+        headers = {"Content-Type": "text/plain", "Authorization": "AWS test:test"}  # which moto does not check, but wants
+        request = urllib.request.Request(f"{self.moto}/{BUCKET}/{self.prefix}/{name}", text.encode(), headers, method="PUT")
         urllib.request.urlopen(request, timeout=10).close()
 
-    def start(self, logical_date: str, conf: dict[str, Any] | None = None, **more: str) -> "subprocess.Popen[str]":
-        """`airflow dags test`, its log on standard output."""
-        command = [AIRFLOW, "dags", "test", "quarry_ingest", logical_date, "--conf", json.dumps(conf if conf is not None else {"wait": False})]
-        return subprocess.Popen(command, env=self.environment | more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-    def dags_test(self, logical_date: str, conf: dict[str, Any] | None = None, **more: str) -> tuple[int, str]:
-        """Exit code and log."""
-        process = self.start(logical_date, conf, **more)
-        log = process.communicate()[0]
-        return process.returncode, log
+    @contextmanager
+    def dags_test(self, logical_date: str, conf: dict[str, Any] | None = None, **more: str) -> Iterator[tuple["subprocess.Popen[str]", Iterator[str]]]:
+        """`airflow dags test`, and the lines of its log as they come."""
+        command = [AIRFLOW, "dags", "test", "quarry_ingest", logical_date, "--conf", json.dumps({"wait": False} if conf is None else conf)]
+        with subprocess.Popen(command, env=self.environment | more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            assert process.stdout is not None
+            try:
+                yield process, iter(process.stdout)
+            finally:
+                process.terminate()
 
     def rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
         """Of Airflow's database."""
@@ -145,14 +151,22 @@ class World:
         return {name: (state, tries) for name, state, tries in self.rows(query, f"%{day}%")}
 
     def xcom(self, day: str, task: str) -> Any:
-        [(value,)] = self.rows("SELECT value FROM xcom JOIN dag_run d USING (run_id) WHERE logical_date LIKE ? AND task_id = ? AND key = 'return_value'", f"%{day}%", task)
+        [(value,)] = self.rows(
+            "SELECT value FROM xcom JOIN dag_run d USING (run_id) WHERE logical_date LIKE ? AND task_id = ? AND key = 'return_value'", f"%{day}%", task
+        )
         found = json.loads(value)
         return json.loads(found) if isinstance(found, str) else found
 
-    def command(self, *arguments: str | Path) -> dict[str, Any]:
-        """A plain `python -m quarry_ingestion`."""
-        command = [INGESTION, "-m", "quarry_ingestion", *arguments]
-        return dict(json.loads(subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
+    def digests(self, *homes: Path) -> list[str]:
+        """Of what the one generation of each QUARRY_HOME holds."""
+        command = [INGESTION, "-c", DIGESTS, *homes]
+        return list(json.loads(subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout))
+
+    def ingest(self, source: str | Path, home: Path) -> None:
+        """By the plain command."""
+        model = self.environment["QUARRY_AIRFLOW_MODEL_DIR"]
+        command = [INGESTION, "-m", "quarry_ingestion", source, "--home", home, "--model-dir", model]
+        subprocess.run(command, env=self.environment, check=True, capture_output=True)
 
 
 def squad(path: Path, asked: tuple[tuple[str, str], ...]) -> Path:
@@ -161,16 +175,17 @@ def squad(path: Path, asked: tuple[tuple[str, str], ...]) -> Path:
     return path
 
 
-@pytest.fixture
-def world(tmp_path: Path, moto: str, kubeflow_server: Kubeflow, model: Path, database: Path) -> World:
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, moto: str, kubeflow_server: Kubeflow, model: Path, database: Path) -> World:
     """With FILES in its prefix and questions that find them."""
-    (tmp_path / "airflow").mkdir()
-    shutil.copy(database, tmp_path / "airflow/airflow.db")
-    made = World(tmp_path, moto, kubeflow_server, tmp_path.name)
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "airflow").mkdir()
+    shutil.copy(database, folder / "airflow/airflow.db")
+    made = World(folder, moto, kubeflow_server, folder.name)
     told = {
         "SOURCE": made.source,
         "MODEL_DIR": str(model),
-        "QUESTIONS": str(squad(tmp_path / "questions.json", QUESTIONS)),
+        "QUESTIONS": str(squad(folder / "questions.json", QUESTIONS)),
         "INGESTION": f"{INGESTION} -m quarry_ingestion",
         "RECALL": f"{RETRIEVER} -m quarry_retriever.recall",
         "KUBEFLOW": f"{KUBEFLOW} -m quarry_kubeflow",
@@ -182,7 +197,7 @@ def world(tmp_path: Path, moto: str, kubeflow_server: Kubeflow, model: Path, dat
         "DEADLINE_SEC": "0",  # `dags test` does not take a DAG with one: apache/airflow#73428
     }
     aws = {"ENDPOINT_URL": moto, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}
-    made.environment = airflow_environment(tmp_path / "airflow") | {"QUARRY_HOME": str(tmp_path / "home")}
+    made.environment = airflow_environment(folder / "airflow") | {"QUARRY_HOME": str(folder / "home")}
     made.environment |= {f"QUARRY_AIRFLOW_{k}": v for k, v in told.items()} | {f"AWS_{k}": v for k, v in aws.items()}
     urllib.request.urlopen(urllib.request.Request(f"{moto}/{BUCKET}", method="PUT"), timeout=10).close()
     for name, text in FILES.items():
