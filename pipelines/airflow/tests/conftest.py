@@ -1,4 +1,4 @@
-"""A moto server, the Kubeflow stand-in, a tiny retriever and a migrated Airflow database, once per run; a world of its own per test.
+"""A moto server, a tiny retriever and a migrated Airflow database, once per run; a world of its own per module.
 
 Commands run in the environments of pipelines/ingestion, services/retriever and pipelines/kubeflow, as they do in earnest.
 """
@@ -80,8 +80,9 @@ class Kubeflow:
         return list(json.loads(self.process.stdout.readline()))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kubeflow_server() -> Iterator[Kubeflow]:
+    """One that has run nothing yet."""
     for process, address in serve(KUBEFLOW, Path(__file__).with_name("kubeflow_server.py"), ROOT / "pipelines/kubeflow/tests"):
         yield Kubeflow(process, address)
 

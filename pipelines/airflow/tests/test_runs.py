@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import FILES, World, squad
 
-FIRST, EARLIER, WORSE, GONE = "2026-03-02", "2026-03-01", "2026-03-03", "2026-03-04"
+FIRST, WORSE, GONE = "2026-03-02", "2026-03-03", "2026-03-04"
 RUNS = "/apis/v2beta1/runs"
 ALL = ("collect", "index", "evaluate", "release", "record")
 
@@ -73,38 +73,18 @@ def test_the_index_is_that_of_the_plain_command_on_the_folder_and_on_the_prefix(
     assert past.world.xcom(FIRST, "index")["digest"] == folder == prefix
 
 
-def test_an_earlier_day_waits_for_the_source_and_the_same_content_is_neither_encoded_nor_released_again(past: Past) -> None:
+def test_new_documents_are_waited_for_and_a_recall_under_the_floor_releases_nothing(past: Past, tmp_path: Path) -> None:
     world, started = past.world, len(past.world.kubeflow.runs())
-    log, touched = "", False
-    with world.dags_test(EARLIER, {}) as (process, lines):
+    asked = squad(tmp_path / "worse.json", (("a.md", "When does the crane stop?"), ("nowhere.md", "Where is it?")))
+    log, waited = "", False
+    with world.dags_test(WORSE, {}, QUARRY_AIRFLOW_QUESTIONS=str(asked)) as (process, lines):
         for line in lines:
             log += line
-            if "UP_FOR_RESCHEDULE" in line and not touched:
-                world.put("a.md", FILES["a.md"])
-                touched = True
-        assert process.wait() == 0, log[-5000:]
-    assert touched, "it did not wait"
-    assert {task: state for task, (state, _) in world.states(EARLIER).items()} == states()
-    made, before = world.xcom(EARLIER, "index"), world.xcom(FIRST, "index")
-    assert (made["encoded"], made["unchanged"], made["digest"]) == (0, 2, before["digest"])
-    assert world.xcom(EARLIER, "release") == world.xcom(FIRST, "release")
-    assert len(world.kubeflow.runs()) == started
-    assert len(world.rows("SELECT DISTINCT json_extract(extra, '$.source') FROM asset_event")) == 2
-
-
-def failing(world: World, day: str, **more: str) -> str:
-    """The log of a run that ends with 1."""
-    with world.dags_test(day, **more) as (process, lines):
-        log = "".join(lines)
+            if "UP_FOR_RESCHEDULE" in line and not waited:
+                world.put("c.txt", "Another pile.")
+                waited = True
         assert process.wait() == 1, log[-5000:]
-    return log
-
-
-def test_a_recall_under_the_floor_fails_the_run_and_releases_nothing(past: Past, tmp_path: Path) -> None:
-    world, started = past.world, len(past.world.kubeflow.runs())
-    world.put("c.txt", "Another pile.")
-    asked = squad(tmp_path / "worse.json", (("a.md", "When does the crane stop?"), ("nowhere.md", "Where is it?")))
-    log = failing(world, WORSE, QUARRY_AIRFLOW_QUESTIONS=str(asked))
+    assert waited, "it did not wait for the source to change"
     assert "recall 0.5 of 2 questions is under the floor 0.95: no release is triggered. Not found: nowhere.md" in log
     found = world.states(WORSE)
     assert {task: state for task, (state, _) in found.items()} == states(evaluate="failed", release="upstream_failed", record="upstream_failed")
@@ -116,7 +96,9 @@ def test_a_recall_under_the_floor_fails_the_run_and_releases_nothing(past: Past,
 def test_a_source_that_does_not_answer_fails_the_run_after_its_retries_and_changes_nothing(past: Past) -> None:
     world, home = past.world, Path(past.world.environment["QUARRY_HOME"])
     before = world.digests(home)
-    log = failing(world, GONE, QUARRY_AIRFLOW_SOURCE="s3://nowhere/docs", QUARRY_AIRFLOW_RETRIES="1")
+    with world.dags_test(GONE, QUARRY_AIRFLOW_SOURCE="s3://nowhere/docs", QUARRY_AIRFLOW_RETRIES="1") as (process, lines):
+        log = "".join(lines)
+        assert process.wait() == 1, log[-5000:]
     assert "not ingested: s3://nowhere/docs cannot be listed: NoSuchBucket" in log
     assert world.states(GONE)["collect"] == ("failed", 2)
     assert {state for state, _ in world.states(GONE).values()} == {"failed", "upstream_failed"}
