@@ -31,7 +31,8 @@ GATEWAY := http://127.0.0.1:$(or $(QUARRY_GATEWAY_PORT),8080)
 SERVING := services/contract services/runtime services/retriever services/reader services/gateway
 PIPELINES := pipelines/ingestion pipelines/training pipelines/kubeflow
 WRAPPERS := services/reader/seldon services/retriever/seldon
-PROJECTS := $(SERVING) $(PIPELINES) tests/infrastructure tests/delivery tests
+AIRFLOW := pipelines/airflow
+PROJECTS := $(SERVING) $(PIPELINES) $(AIRFLOW) tests/infrastructure tests/delivery tests
 P ?= $(PROJECTS)
 # Suites that run side by side; each prints when it has ended.
 TEST_JOBS ?= 2
@@ -48,12 +49,16 @@ REFUSED := 3
 CHAMPION_OF = models:/$(1)@champion
 FIELD = $(CURDIR)/services/contract/.venv/bin/python -c 'import json, sys; print(json.loads(sys.stdin.read().splitlines()[-1])[sys.argv[1]])'
 # What is ingested is encoded by the live release's retriever; before the first release, by the one published first.
-LIVE_RETRIEVER = d="$$($(STACK) live retriever-dir)"; d="$${d:-$$(cat $(STAMPS)/retriever)}"; $(INGEST)
+LIVE_RETRIEVER_DIR = d="$$($(STACK) live retriever-dir)"; d="$${d:-$$(cat $(STAMPS)/retriever)}"
+LIVE_RETRIEVER = $(LIVE_RETRIEVER_DIR); $(INGEST)
 # Bind a reader and a retriever with the retriever's index, and make the release live unless LIVE=no.
 BIND = made=$$($(TRAINING) quarry_training.release release --home "$(QUARRY_HOME)" --reader $(1) --retriever $(2)) && id=$$($(FIELD) release_id <<< "$$made") && \
   $(if $(filter no,$(LIVE)),echo "release $$id is made; make promote RELEASE=$$id makes it live",$(STACK) promote $$id)
 # kfp's local runner prints every step's executor at length: the whole goes to a log, the progress to the screen.
 PROGRESS = 2>&1 | tee -a "$(QUARRY_HOME)/run/pipelines.log" | grep --line-buffered -oE "(Task|Pipeline) .*|fit: +[0-9]+%.*|(not judged|[a-z]*refused|not [a-z]+): .*|[A-Za-z]*Error: .*|.* failed: .*|.*the gate refused;.*|^\{.*models:/.*"
+
+# Airflow's own log is as long: of it, the tasks and what ours say.
+DAG_PROGRESS = 2>&1 | tee -a "$(QUARRY_HOME)/run/airflow.log" | grep --line-buffered -oE "starting task_id=[a-z]+|(refused|not [a-z]+): [^[]*|recall [0-9.]+ of .*|QUARRY_AIRFLOW_[A-Z_]+ is not set: [^']*|Returned value was: \{.*\}|[A-Za-z.]*(Error|Exception): .*"
 
 ##@ Using it
 
@@ -81,6 +86,27 @@ ingest: pipelines/ingestion/.venv/.ready $(SERVING:%=%/.venv/.ready) ## Bring th
 	@test -n "$(DIR)" || { echo 'say from where: make ingest DIR=path (or s3://bucket/prefix)'; exit 2; }
 	@$(MAKE) $(STAMPS)/retriever
 	@$(LIVE_RETRIEVER) "$(DIR)" --home "$(QUARRY_HOME)" --model-dir "$$d" $(if $(ENGINE),--engine $(ENGINE)) $(if $(MASTER),--spark-master "$(MASTER)")
+	@$(MAKE) serve READER="$$($(STACK) live reader)"
+	@$(STACK) follow
+
+ingest-airflow: export AIRFLOW_HOME := $(QUARRY_HOME)/airflow
+ingest-airflow: export AIRFLOW__CORE__DAGS_FOLDER := $(CURDIR)/$(AIRFLOW)/dags
+ingest-airflow: export AIRFLOW__CORE__LOAD_EXAMPLES := False
+ingest-airflow: export QUARRY_AIRFLOW_SOURCE = $(if $(filter s3://%,$(DIR)),$(DIR),$(abspath $(DIR)))
+ingest-airflow: export QUARRY_AIRFLOW_QUESTIONS = $(abspath $(QUESTIONS))
+ingest-airflow: export QUARRY_AIRFLOW_RECALL_FLOOR = $(FLOOR)
+ingest-airflow: export QUARRY_AIRFLOW_KFP_HOST = $(KFP_HOST)
+ingest-airflow: export QUARRY_AIRFLOW_PIPELINE = $(PIPELINE)
+ingest-airflow: export QUARRY_AIRFLOW_INPUTS = $(SET)
+ingest-airflow: export QUARRY_AIRFLOW_INGESTION := $(INGEST)
+ingest-airflow: export QUARRY_AIRFLOW_RECALL := $(CURDIR)/services/retriever/.venv/bin/python -m quarry_retriever.recall
+ingest-airflow: export QUARRY_AIRFLOW_KUBEFLOW := $(KUBEFLOW)
+ingest-airflow: export QUARRY_AIRFLOW_DEADLINE_SEC := 0
+ingest-airflow: $(AIRFLOW)/.venv/.ready pipelines/ingestion/.venv/.ready pipelines/kubeflow/.venv/.ready $(SERVING:%=%/.venv/.ready) ## The same by Airflow's DAG, run once on this machine: make ingest-airflow DIR=path|s3://bucket/prefix [QUESTIONS=squad.json] [FLOOR=0.95] [KFP_HOST=url SET="key=value ..."]
+	@test -n "$(DIR)" || { echo 'say from where: make ingest-airflow DIR=path (or s3://bucket/prefix)'; exit 2; }
+	@$(MAKE) $(STAMPS)/retriever
+	@mkdir -p "$(QUARRY_HOME)/run" && $(AIRFLOW)/.venv/bin/airflow db migrate >> "$(QUARRY_HOME)/run/airflow.log" 2>&1
+	@$(LIVE_RETRIEVER_DIR); QUARRY_AIRFLOW_MODEL_DIR="$$d" $(AIRFLOW)/.venv/bin/airflow dags test quarry_ingest --conf '{"wait": false}' $(DAG_PROGRESS)
 	@$(MAKE) serve READER="$$($(STACK) live reader)"
 	@$(STACK) follow
 
@@ -201,8 +227,8 @@ pipelines: pipelines/kubeflow/.venv/.ready ## Compile the Kubeflow pipelines int
 
 envs: $(P:%=%/.venv/.ready) ## Environments of all projects, or of P="services/reader"
 
-# A model service is tested under the stock wrapper too, in that one's environment.
-test: packages $(P:%=%/.venv/.ready) $(if $(filter tests tests/delivery,$(P)),$(HELM)) $(foreach w,$(WRAPPERS),$(if $(filter $(w:%/seldon=%),$(P)),$(w)/.venv/.ready)) ## Every test, or those of P="services/reader"
+# A model service is tested under the stock wrapper too, in that one's environment; the DAG with the commands that it calls.
+test: packages $(P:%=%/.venv/.ready) $(if $(filter $(AIRFLOW),$(P)),pipelines/ingestion/.venv/.ready pipelines/kubeflow/.venv/.ready services/retriever/.venv/.ready) $(if $(filter tests tests/delivery,$(P)),$(HELM)) $(foreach w,$(WRAPPERS),$(if $(filter $(w:%/seldon=%),$(P)),$(w)/.venv/.ready)) ## Every test, or those of P="services/reader"
 	@$(MAKE) --jobs=$(TEST_JOBS) --output-sync=target --keep-going $(P:%=%/tested)
 
 %/tested:
@@ -304,5 +330,5 @@ $(TOOLS)/encoder-peer/.ready: pipelines/ingestion/bench/encoder.lock | $(UV)
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest forget reconcile inventory train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest bench-encoder bench-engines deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images edge cost
+.PHONY: help demo up down ask ingest ingest-airflow forget reconcile inventory train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest bench-encoder bench-engines deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images edge cost
 .SECONDARY:

@@ -28,8 +28,9 @@ def run(command: Sequence[str], accept: Sequence[int] = (0,)) -> tuple[int, dict
         CommandError: it cannot be started, ends with another code, or its last line is no JSON object.
     """
     try:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(command, **pipes, env=environment(), text=True, errors="replace", start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True, errors="replace", start_new_session=True
+        )
     except OSError as error:
         raise CommandError(f"{command[0]} cannot be started: {error.strerror}") from error
     try:
