@@ -1,8 +1,10 @@
 """Commands of other environments as subprocesses: their words into the task's log, their last line, a JSON report, back."""
 
+import itertools
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -11,6 +13,7 @@ from typing import IO, Any
 
 log = logging.getLogger(__name__)
 END_SEC = 30  # between SIGTERM and SIGKILL
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
 class CommandError(Exception):
@@ -22,15 +25,18 @@ class CommandError(Exception):
 
 
 def run(command: Sequence[str], accept: Sequence[int] = (0,)) -> tuple[int, dict[str, Any]]:
-    """Its exit code, one of `accept`, and the report. When the task is stopped, so is the command, with all that it started.
+    """Its exit code, one of `accept`, and the report. Words like NAME=value before it are its environment, as in a shell.
+
+    When the task is stopped, so is the command, with all that it started.
 
     Raises:
         CommandError: it cannot be started, ends with another code, or its last line is no JSON object.
     """
+    assigned = list(itertools.takewhile(_ASSIGNMENT.fullmatch, command))
+    own = environment() | dict(word.split("=", 1) for word in assigned)
+    command = command[len(assigned) :]
     try:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True, errors="replace", start_new_session=True
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=own, text=True, errors="replace", start_new_session=True)
     except OSError as error:
         raise CommandError(f"{command[0]} cannot be started: {error.strerror}") from error
     try:
