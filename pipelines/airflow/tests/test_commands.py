@@ -40,7 +40,8 @@ def test_a_command_does_not_see_airflows_own_variables(monkeypatch: pytest.Monke
     monkeypatch.setenv("QUARRY_HOME", "/home")
     code, report = shell("""echo "{\\"conn\\": \\"$AIRFLOW__DATABASE__SQL_ALCHEMY_CONN\\", \\"home\\": \\"$QUARRY_HOME\\"}" """)
     assert (code, report) == (0, {"conn": "", "home": "/home"})
-    assert run(["QUARRY_HOME=/other", "A=b=c", "sh", "-c", """echo "{\"home\": \"$QUARRY_HOME\", \"a\": \"$A\"}" """])[1] == {"home": "/other", "a": "b=c"}
+    both = """echo "{\\"home\\": \\"$QUARRY_HOME\\", \\"a\\": \\"$A\\"}" """
+    assert run(["QUARRY_HOME=/other", "A=b=c", "sh", "-c", both])[1] == {"home": "/other", "a": "b=c"}
 
 
 def test_a_stopped_task_stops_its_command_and_what_that_started(tmp_path: Path) -> None:
