@@ -20,6 +20,7 @@ from quarry_runtime.encode import Encoder
 from quarry_ingestion.chunk import CHUNKER
 from quarry_ingestion.extract import Limits, read
 from quarry_ingestion.locks import only_one
+from quarry_ingestion.sources import Folder, listing
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
@@ -166,6 +167,24 @@ def test_principals_come_from_the_nearest_rule_and_a_change_of_them_encodes_noth
 def fresh(tmp_path: Path, folder: Path, model: Path) -> Path:
     report(run(folder, tmp_path / "fresh", model))
     return tmp_path / "fresh"
+
+
+def test_a_listing_tells_a_change_and_reads_and_writes_nothing(folder: Path, tmp_path: Path) -> None:
+    before = report(command("--list", folder, "--home", tmp_path / "home"))
+    assert (before["items"], before["source"], (tmp_path / "home").exists()) == (3, str(folder.resolve()), False)
+    assert report(command("--list", folder, "--home", tmp_path / "home")) == before
+    digests = [before["digest"]]
+    for change in (
+        lambda: (folder / "new.txt").write_text("New."),
+        lambda: os.utime(folder / "a.md", ns=(1, 1)),
+        lambda: (folder / ".quarry.json").write_text('{"principals": {"*": ["group:site"]}}'),
+        lambda: (folder / "new.txt").unlink(),
+    ):
+        change()
+        digests.append(listing(Folder(folder))["digest"])
+    assert len(set(digests)) == len(digests)
+    done = command("--list", tmp_path / "nowhere", "--home", tmp_path / "home")
+    assert (done.returncode, "is not a folder" in done.stderr) == (2, True)
 
 
 def test_a_second_folder_joins_the_first(folder: Path, tmp_path: Path, model: Path) -> None:
