@@ -4,6 +4,8 @@ moto 5.2 lacks some of AWS, and reads some things back as other than they were s
 of the apply is asserted by the plan (test_plans.py), which runs without the overrides of `APPLIED`.
 """
 
+import json
+
 PROVIDER = """
 terraform {
   backend "local" {}
@@ -79,8 +81,12 @@ def _ignoring(kept: dict[str, str]) -> str:
     return "".join(f'resource "{name}" {{\n  lifecycle {{\n    ignore_changes = [{what}]\n  }}\n}}\n' for name, what in kept.items())
 
 
+# The applied environment has a Jenkins too, so that what its jobs may take is known.
+JENKINS = {"issuer": "https://jenkins.example.com/oidc", "job": "https://jenkins.example.com/job/quarry/job/main/"}
+
 # File below terraform/ -> what it holds; only for what is applied.
 APPLIED = {
+    **{f"envs/{name}/jenkins.auto.tfvars.json": json.dumps({"jenkins": JENKINS}) for name in ("dev", "staging", "production")},
     **{f"modules/{module}/forgotten_override.tf": _ignoring(kept) for module, kept in FORGOTTEN.items()},
     "modules/cluster/lacking_override.tf": "".join(f'resource "{name}" {{\n  for_each = {{}}\n}}\n' for name in _CLUSTER_LACKS) + _CLUSTER_GROUP_OUTPUT,
     "modules/cluster/loopback.tf": _CLUSTER_GROUP,

@@ -17,6 +17,7 @@ UNBOUND = (
     "ec2:GetInstanceTypesFromInstanceRequirements",
     "autoscaling:Describe*",
 )
+GITHUB = "token.actions.githubusercontent.com"
 # Where AWS itself allows no KMS key: S3 delivers access logs to no other bucket.
 WITHOUT_KMS = {"logs"}
 
@@ -107,14 +108,15 @@ def _unbound(action: str) -> bool:
 
 
 def github_roles_are_bound(resources: list[Resource]) -> Iterator[str]:
-    """A role that GitHub's tokens take names this repository and one environment, without wildcards, and the audience."""
+    """A role that tokens of GitHub take names this repository and one environment, one that Jenkins' take names a job, and both the audience; no wildcards."""
     for address, role in of(resources, "aws_iam_role"):
         for statement in statements([json.loads(role["assume_role_policy"])]) if role.get("assume_role_policy") else []:
             if "sts:AssumeRoleWithWebIdentity" not in listed(statement["Action"]):
                 continue
             exact = statement.get("Condition", {}).get("StringEquals", {})
-            sub = exact.get("token.actions.githubusercontent.com:sub", "*")
-            if "*" in json.dumps(sub) or ":environment:" not in json.dumps(sub) or "token.actions.githubusercontent.com:aud" not in exact:
+            issuer = str(statement["Principal"]["Federated"]).partition(":oidc-provider/")[2]
+            sub, wanted = str(exact.get(f"{issuer}:sub", "*")), ":environment:" if issuer == GITHUB else "/job/"
+            if "*" in sub or wanted not in sub or exact.get(f"{issuer}:aud") != "sts.amazonaws.com":
                 yield address
 
 

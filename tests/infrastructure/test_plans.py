@@ -34,6 +34,8 @@ def test_what_moto_lacks(plans: dict[str, Any], name: str) -> None:
     pods = {r["index"]: r["values"] for r in planned if r["type"] == "aws_eks_pod_identity_association"}
     assert set(pods) == WORKLOADS
     assert all(pod["namespace"] and pod["service_account"] for pod in pods.values())
+    groups = {r["index"]: r["values"].get("kubernetes_groups") or [] for r in planned if r["type"] == "aws_eks_access_entry"}
+    assert groups == {"arn:aws:iam::123456789012:role/administrator": [], "deploy": ["quarry-deploy"], "pipelines": ["quarry-pipelines"]}
     access = {r["index"]: r["values"] for r in planned if r["type"] == "aws_eks_access_policy_association"}
     scopes = {who: (v["policy_arn"].rpartition("/")[2], v["access_scope"][0]["type"], v["access_scope"][0]["namespaces"] or []) for who, v in access.items()}
     assert scopes == {

@@ -10,7 +10,7 @@ from rules import broken, denies_http
 from runner import CLONE
 
 NAME = "quarry-staging"
-BUCKETS = {f"{NAME}-123456789012-{kind}" for kind in ("documents", "artefacts", "logs")}
+BUCKETS = {f"{NAME}-123456789012-{kind}" for kind in ("artefacts", "backups", "documents", "logs")}
 STAGE, KEY_B = "module.edge.aws_api_gateway_stage.this", "module.edge.aws_secretsmanager_secret_version.b"
 CLIENTS = "{first={rate=2,burst=4,requests_per_day=10000},second={rate=1,burst=1,requests_per_day=10}}"
 KEYS, PLANS, PLAN_KEYS = (f'module.edge.aws_api_gateway_{kind}.this["second"]' for kind in ("api_key", "usage_plan", "usage_plan_key"))

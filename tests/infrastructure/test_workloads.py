@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 
 from conftest import Applied
+from loopback import JENKINS
 from policies import Document, allowed, documents, statements
 
 NAME, ACCOUNT, REGION = "quarry-staging", "123456789012", "eu-central-1"
-DOCUMENTS, ARTEFACTS, LOGS = (f"arn:aws:s3:::{NAME}-{ACCOUNT}-{kind}" for kind in ("documents", "artefacts", "logs"))
+DOCUMENTS, ARTEFACTS, BACKUPS, LOGS = (f"arn:aws:s3:::{NAME}-{ACCOUNT}-{kind}" for kind in ("documents", "artefacts", "backups", "logs"))
 SECRET = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role"
+CLUSTER = f"arn:aws:eks:{REGION}:{ACCOUNT}:cluster/{NAME}"
 REPOSITORY = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository"
 Call = tuple[str, str, dict[str, str]]
 
@@ -110,12 +112,51 @@ MUST: dict[str, tuple[tuple[Call, ...], tuple[Call, ...]]] = {
         (
             call("ecr:PutImage", f"{REPOSITORY}/quarry-production/reader"),
             call("ecr:BatchDeleteImage", f"{REPOSITORY}/{NAME}/reader"),
-            call("eks:DescribeCluster"),
+            call("eks:DescribeCluster", CLUSTER),
         ),
     ),
     "github-deploy": (
-        (call("eks:DescribeCluster", f"arn:aws:eks:{REGION}:{ACCOUNT}:cluster/{NAME}"), call("ecr:DescribeImages", f"{REPOSITORY}/{NAME}/reader")),
-        (call("eks:DescribeCluster", f"arn:aws:eks:{REGION}:{ACCOUNT}:cluster/quarry-production"), call("ecr:PutImage", f"{REPOSITORY}/{NAME}/reader")),
+        (call("eks:DescribeCluster", CLUSTER), call("ecr:DescribeImages", f"{REPOSITORY}/{NAME}/reader")),
+        (
+            call("eks:DescribeCluster", CLUSTER.replace(NAME, "quarry-production")),
+            call("eks:CreateAccessEntry", CLUSTER),
+            call("ecr:PutImage", f"{REPOSITORY}/{NAME}/reader"),
+            call(GET, MODEL),
+        ),
+    ),
+    "github-gate": (
+        (call(GET, f"{ARTEFACTS}/releases/3f0c/release.json"), call(GET, f"{ARTEFACTS}/releases/models/reader/3/model.onnx"), *SERVING[0]),
+        (*SERVING[1], call("eks:DescribeCluster", CLUSTER), call(GET, f"{BACKUPS}/latest/ledger.db")),
+    ),
+    "github-pipelines": (
+        (call("eks:DescribeCluster", CLUSTER),),
+        (
+            call("eks:DescribeCluster", CLUSTER.replace(NAME, "quarry-production")),
+            call("eks:AssociateAccessPolicy", CLUSTER),
+            call(GET, MODEL),
+            call("ecr:PutImage", f"{REPOSITORY}/{NAME}/reader"),
+        ),
+    ),
+    "github-nightly": (
+        (
+            call(GET, f"{BACKUPS}/latest/index/3f0c/index.db"),
+            call(LIST, BACKUPS, s3_prefix="latest/"),
+            call(GET, f"{ARTEFACTS}/releases/models/reader/3/model.onnx"),
+            call(LIST, ARTEFACTS, s3_prefix="releases/models/"),
+            call("secretsmanager:GetSecretValue", f"{SECRET}:{NAME}/canary-key-Ab1xYz"),
+        ),
+        (
+            call(PUT, f"{BACKUPS}/latest/ledger.db"),
+            call(DELETE, f"{BACKUPS}/latest/ledger.db"),
+            call("s3:GetObjectVersion", f"{BACKUPS}/latest/ledger.db"),
+            call(LIST, BACKUPS),
+            call(GET, f"{DOCUMENTS}/a.pdf"),
+            call(GET, f"{ARTEFACTS}/mlflow/1/model"),
+            call(PUT, MODEL),
+            call("secretsmanager:GetSecretValue", f"{SECRET}:{NAME}/edge-key-a-Ab1xYz"),
+            call("secretsmanager:GetSecretValue", f"{SECRET}:{NAME}/canary-key-of-another-Ab1xYz"),
+            call("eks:DescribeCluster", CLUSTER),
+        ),
     ),
     "github-plan": (
         (call(GET, f"arn:aws:s3:::{NAME}-{ACCOUNT}-state/staging.tfstate"), call(PUT, f"arn:aws:s3:::{NAME}-{ACCOUNT}-state/staging.tfstate.tflock")),
@@ -137,6 +178,17 @@ MUST: dict[str, tuple[tuple[Call, ...], tuple[Call, ...]]] = {
             call("iam:PassRole", f"{ROLE}/{NAME}-node", iam_PassedToService="lambda.amazonaws.com"),
         ),
     ),
+}
+
+
+GITHUB_ENVIRONMENTS = {
+    "plan": "staging-plan",
+    "apply": "staging",
+    "deploy": "staging",
+    "images": "staging-images",
+    "gate": "staging-gate",
+    "pipelines": "staging-pipelines",
+    "nightly": "staging-nightly",
 }
 
 
@@ -171,6 +223,9 @@ def test_keys_are_used_through_the_services_alone(own: dict[str, list[Document]]
     assert not allowed(own["reader"], "kms:GenerateDataKey", key, kms_ViaService=f"s3.{REGION}.amazonaws.com")
     assert allowed(own["training"], "kms:GenerateDataKey", key, kms_ViaService=f"s3.{REGION}.amazonaws.com")
     assert not allowed(own["secrets"], "kms:Decrypt", key, kms_ViaService=f"s3.{REGION}.amazonaws.com")
+    for job, services in {"gate": {"s3"}, "nightly": {"s3", "secretsmanager"}, "pipelines": set()}.items():
+        used = {s for s in ("s3", "secretsmanager") if allowed(own[f"github-{job}"], "kms:Decrypt", key, kms_ViaService=f"{s}.{REGION}.amazonaws.com")}
+        assert used == services, job
 
 
 def test_pods_are_registered_at_the_edge_alone(own: dict[str, list[Document]], applied: Applied) -> None:
@@ -180,17 +235,25 @@ def test_pods_are_registered_at_the_edge_alone(own: dict[str, list[Document]], a
 
 
 def test_who_may_take_a_role(applied: Applied) -> None:
-    """Pods of this cluster, and jobs of this repository in this environment; nobody else."""
+    """Pods of this cluster, jobs of this repository in this environment, and runs of Jenkins' one job; nobody else."""
     roles = [r["values"] for r in applied.state if r["type"] == "aws_iam_role"]
     trusts = {v["name"].removeprefix(f"{NAME}-"): documents([v["assume_role_policy"]]) for v in roles}
-    cluster = f"arn:aws:eks:{REGION}:{ACCOUNT}:cluster/{NAME}"
     for workload in (name for name in MUST if not name.startswith("github-")):
-        assert allowed(trusts[workload], "sts:AssumeRole", aws_SourceAccount=ACCOUNT, aws_SourceArn=cluster)
-        assert not allowed(trusts[workload], "sts:AssumeRole", aws_SourceAccount=ACCOUNT, aws_SourceArn=cluster.replace("staging", "dev"))
+        assert allowed(trusts[workload], "sts:AssumeRole", aws_SourceAccount=ACCOUNT, aws_SourceArn=CLUSTER)
+        assert not allowed(trusts[workload], "sts:AssumeRole", aws_SourceAccount=ACCOUNT, aws_SourceArn=CLUSTER.replace("staging", "dev"))
         assert [s["Principal"] for s in statements(trusts[workload])] == [{"Service": "pods.eks.amazonaws.com"}]
     issuer = "token_actions_githubusercontent_com"
-    for job, environment in {"plan": "staging-plan", "apply": "staging", "images": "staging", "deploy": "staging"}.items():
-        given = {f"{issuer}_aud": "sts.amazonaws.com", f"{issuer}_sub": f"repo:your-organisation/quarry:environment:{environment}"}
-        assert allowed(trusts[f"github-{job}"], "sts:AssumeRoleWithWebIdentity", **given)
-        for other in ("somebody/quarry:environment:staging", "your-organisation/quarry:ref:refs/heads/main", "your-organisation/quarry:pull_request"):
-            assert not allowed(trusts[f"github-{job}"], "sts:AssumeRoleWithWebIdentity", **{**given, f"{issuer}_sub": f"repo:{other}"})
+    given = {f"{issuer}_aud": "sts.amazonaws.com"}
+    for job, environment in GITHUB_ENVIRONMENTS.items():
+        theirs = [f"your-organisation/quarry:environment:{other}" for other in GITHUB_ENVIRONMENTS.values() if other != environment]
+        for other in ("somebody/quarry:environment:staging", "your-organisation/quarry:ref:refs/heads/main", "your-organisation/quarry:pull_request", *theirs):
+            assert not _taken(trusts, job, **given, **{f"{issuer}_sub": f"repo:{other}"})
+        assert _taken(trusts, job, **given, **{f"{issuer}_sub": f"repo:your-organisation/quarry:environment:{environment}"})
+    jenkins = {"jenkins_example_com_oidc_aud": "sts.amazonaws.com", "jenkins_example_com_oidc_sub": JENKINS["job"]}
+    assert {job for job in GITHUB_ENVIRONMENTS if _taken(trusts, job, **jenkins)} == {"apply", "deploy", "gate", "images"}
+    branch = {**jenkins, "jenkins_example_com_oidc_sub": JENKINS["job"].replace("main", "other")}
+    assert not any(_taken(trusts, job, **branch) for job in GITHUB_ENVIRONMENTS)
+
+
+def _taken(trusts: dict[str, list[Document]], job: str, **claims: str) -> bool:
+    return allowed(trusts[f"github-{job}"], "sts:AssumeRoleWithWebIdentity", **claims)

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
+from .chart import CHART, HELM
 from .schemas import MINOR_VERSIONS, Manifest, Unknown, problems
 
 CLONE = Path(__file__).parents[2]
 K8S = CLONE / "k8s"
 OVERLAYS = ("kind", "staging", "production")
+DELIVERS = {"Role quarry/quarry-deploy", "Role monitoring/forward-port", "Role kubeflow/forward-port"}  # base/access.yaml
 CLOSED = ("quarry", "mlflow")  # nothing in or out that no policy allows
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed: install it to render k8s/ by kustomize")
 pytestmark = needs_kubectl
@@ -138,7 +140,40 @@ def test_no_secret_is_in_git_and_no_role_may_do_everything(overlay: str) -> None
     for role in (*named(manifests, "Role"), *named(manifests, "ClusterRole")):
         for rule in role["rules"]:
             assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]], where(role)
-            assert set(rule["verbs"]) <= {"get", "list", "watch"}, where(role)
+            assert set(rule["verbs"]) <= {"get", "list", "watch"} or where(role) in DELIVERS, where(role)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_delivery_may_forward_two_ports_and_change_what_the_chart_brings(overlay: str) -> None:
+    manifests = everything(overlay)
+    for role in (m for m in named(manifests, "Role") if where(m) in DELIVERS - {"Role quarry/quarry-deploy"}):
+        service = {"monitoring": "prometheus-operated", "kubeflow": "ml-pipeline"}[role["metadata"]["namespace"]]
+        assert service in "".join(p.read_text() for p in (CLONE / ".github/scripts").glob("*.sh"))
+        assert {(*r["resources"], *r.get("resourceNames", []), *r["verbs"]) for r in role["rules"]} == {
+            ("services", service, "get"),
+            ("pods", "get", "list"),
+            ("pods/portforward", "get", "create"),
+        }
+    terraform = "".join(p.read_text() for p in (CLONE / "terraform/envs").glob("*/main.tf"))
+    bindings = {(where(m), m["roleRef"]["name"]): [s["name"] for s in m["subjects"]] for m in named(manifests, "RoleBinding")}
+    ours = {f"RoleBinding {role.removeprefix('Role ')}" for role in DELIVERS}
+    assert {name: groups for (name, _), groups in bindings.items() if name in ours} == {
+        "RoleBinding quarry/quarry-deploy": ["quarry-deploy"],
+        "RoleBinding monitoring/forward-port": ["quarry-deploy"],
+        "RoleBinding kubeflow/forward-port": ["quarry-pipelines"],
+    }
+    assert all(f'groups = ["{group}"]' in terraform for groups in bindings.values() for group in groups)
+
+
+@pytest.mark.skipif(not Path(HELM).exists(), reason="helm is not there: make test P=tests fetches it")
+def test_the_delivery_may_change_every_kind_that_is_not_kubernetes_own() -> None:
+    """EKS's AdminPolicy has all of Kubernetes' own kinds that the chart uses, and no other."""
+    [role] = (m for m in named(rendered("base"), "Role") if where(m) == "Role quarry/quarry-deploy")
+    granted = {(group, resource) for rule in role["rules"] for group in rule["apiGroups"] for resource in rule["resources"]}
+    templates = "".join(p.read_text() for p in (CHART / "templates").rglob("*.yaml"))
+    kinds = re.findall(r"^apiVersion: (\S+\.\S+)/\S+\nkind: (\w+)$", templates, re.MULTILINE)
+    assert {(group, f"{kind.lower()}s") for group, kind in kinds if not group.endswith("k8s.io")} == granted
+    assert all({"create", "update", "patch", "delete", "get", "list", "watch"} == set(rule["verbs"]) for rule in role["rules"])
 
 
 def test_values_are_yaml_and_belong_to_a_chart_that_is_pinned() -> None:

@@ -27,13 +27,14 @@ locals {
   }
   requests_per_address = 1000 # in 5 minutes
 
-  keep_logs_days = 14
-  keep_images    = 20
-  budget_usd     = 700
+  keep_logs_days    = 14
+  keep_backups_days = 3
+  keep_images       = 20
+  budget_usd        = 700
 
   # Whether database, balancer, buckets and images refuse to be deleted.
   protected = false
 
   # Secrets that people put in by hand, such as Pinecone's key: quarry-dev/NAME.
-  secrets = "arn:aws:secretsmanager:${var.region}:${var.account_id}:secret:${local.name}/*"
+  secrets = "arn:aws:secretsmanager:${var.region}:${var.account_id}:secret:${local.name}"
 }

@@ -13,6 +13,12 @@ variable "repository" {
   type        = string
 }
 
+variable "jenkins" {
+  description = "A Jenkins that delivers besides GitHub: its tokens' issuer, and the URL of the job whose runs may deploy; null: none."
+  type        = object({ issuer = string, job = string })
+  default     = null
+}
+
 variable "alarm_email" {
   description = "Who is told of alarms and of the budget."
   type        = string

@@ -28,13 +28,14 @@ locals {
   }
   requests_per_address = 5000 # in 5 minutes
 
-  keep_logs_days = 90
-  keep_images    = 100
-  budget_usd     = 3000
+  keep_logs_days    = 90
+  keep_backups_days = 30
+  keep_images       = 100
+  budget_usd        = 3000
 
   # Whether database, balancer, buckets and images refuse to be deleted.
   protected = true
 
   # Secrets that people put in by hand, such as Pinecone's key: quarry-production/NAME.
-  secrets = "arn:aws:secretsmanager:${var.region}:${var.account_id}:secret:${local.name}/*"
+  secrets = "arn:aws:secretsmanager:${var.region}:${var.account_id}:secret:${local.name}"
 }

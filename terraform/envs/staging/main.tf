@@ -31,6 +31,7 @@ module "storage" {
   buckets = {
     documents = {}
     artefacts = {}
+    backups   = { keep_replaced_days = local.keep_backups_days }
     logs      = { keep_days = local.keep_logs_days }
   }
 }
@@ -55,9 +56,13 @@ module "cluster" {
   log_group_arn      = module.observability.log_group_arns["cluster"]
   key_arn            = module.key.arn
 
+  # What the groups may do: k8s/base/access.yaml.
   access = merge(
-    { for arn in var.administrators : arn => { principal_arn = arn, policy = "AmazonEKSClusterAdminPolicy", namespaces = [] } },
-    { deploy = { principal_arn = module.identity.github_role_arns["deploy"], policy = "AmazonEKSAdminPolicy", namespaces = ["quarry"] } },
+    { for arn in var.administrators : arn => { principal_arn = arn, policy = "AmazonEKSClusterAdminPolicy" } },
+    {
+      deploy    = { principal_arn = module.identity.github_role_arns["deploy"], policy = "AmazonEKSAdminPolicy", namespaces = ["quarry"], groups = ["quarry-deploy"] }
+      pipelines = { principal_arn = module.identity.github_role_arns["pipelines"], groups = ["quarry-pipelines"] }
+    },
   )
 }
 
@@ -96,17 +101,19 @@ module "edge" {
 }
 
 module "identity" {
-  source           = "../../modules/identity"
-  name             = local.name
-  environment      = local.environment
-  repository       = var.repository
-  bucket_arns      = module.storage.arns
-  key_arn          = module.key.arn
-  state_bucket_arn = "arn:aws:s3:::${local.name}-${data.aws_caller_identity.this.account_id}-state"
-  state_key_arn    = var.state_key_arn
-  repository_arns  = module.registry.arns
-  cluster_arn      = module.cluster.arn
-  target_group_arn = module.edge.target_group_arn
-  secret_arns      = [module.database.secret_arn, local.secrets]
-  edge_secret_arns = values(module.edge.secret_arns)
+  source            = "../../modules/identity"
+  name              = local.name
+  environment       = local.environment
+  repository        = var.repository
+  jenkins           = var.jenkins
+  bucket_arns       = module.storage.arns
+  key_arn           = module.key.arn
+  state_bucket_arn  = "arn:aws:s3:::${local.name}-${data.aws_caller_identity.this.account_id}-state"
+  state_key_arn     = var.state_key_arn
+  repository_arns   = module.registry.arns
+  cluster_arn       = module.cluster.arn
+  target_group_arn  = module.edge.target_group_arn
+  secret_arns       = [module.database.secret_arn, "${local.secrets}/*"]
+  edge_secret_arns  = values(module.edge.secret_arns)
+  canary_secret_arn = "${local.secrets}/canary-key-??????"
 }

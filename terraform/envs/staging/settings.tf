@@ -27,13 +27,14 @@ locals {
   }
   requests_per_address = 2000 # in 5 minutes
 
-  keep_logs_days = 30
-  keep_images    = 30
-  budget_usd     = 1000
+  keep_logs_days    = 30
+  keep_backups_days = 14
+  keep_images       = 30
+  budget_usd        = 1000
 
   # Whether database, balancer, buckets and images refuse to be deleted.
   protected = false
 
   # Secrets that people put in by hand, such as Pinecone's key: quarry-staging/NAME.
-  secrets = "arn:aws:secretsmanager:${var.region}:${var.account_id}:secret:${local.name}/*"
+  secrets = "arn:aws:secretsmanager:${var.region}:${var.account_id}:secret:${local.name}"
 }

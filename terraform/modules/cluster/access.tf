@@ -9,13 +9,14 @@ resource "aws_eks_pod_identity_association" "this" {
 
 # Which people and pipelines may use the cluster, and for what.
 resource "aws_eks_access_entry" "this" {
-  for_each      = var.access
-  cluster_name  = aws_eks_cluster.this.name
-  principal_arn = each.value.principal_arn
+  for_each          = var.access
+  cluster_name      = aws_eks_cluster.this.name
+  principal_arn     = each.value.principal_arn
+  kubernetes_groups = each.value.groups
 }
 
 resource "aws_eks_access_policy_association" "this" {
-  for_each      = var.access
+  for_each      = { for who, access in var.access : who => access if access.policy != null }
   cluster_name  = aws_eks_cluster.this.name
   principal_arn = aws_eks_access_entry.this[each.key].principal_arn
   policy_arn    = "arn:aws:eks::aws:cluster-access-policy/${each.value.policy}"

@@ -44,8 +44,13 @@ variable "pod_roles" {
 }
 
 variable "access" {
-  description = "Who may use the cluster: an IAM principal, one of EKS's access policies, and the namespaces it holds for (none: all)."
-  type        = map(object({ principal_arn = string, policy = string, namespaces = list(string) }))
+  description = "Who may use the cluster: an IAM principal; one of EKS's access policies, if any, and the namespaces it holds for (none: all); Kubernetes groups."
+  type = map(object({
+    principal_arn = string
+    policy        = optional(string)
+    namespaces    = optional(list(string), [])
+    groups        = optional(list(string), [])
+  }))
 }
 
 variable "log_group_arn" {

@@ -7,11 +7,15 @@ resource "aws_iam_openid_connect_provider" "github" {
 
 locals {
   # Role -> the GitHub environment whose jobs may take it. Who may start a job there, and who has to approve it, is set in GitHub.
+  # tests/delivery compares it with what the workflows and the Jenkinsfile name.
   github = {
-    plan   = "${var.environment}-plan"
-    apply  = var.environment
-    images = var.environment
-    deploy = var.environment
+    plan      = "${var.environment}-plan"
+    apply     = var.environment
+    deploy    = var.environment
+    images    = "${var.environment}-images"
+    gate      = "${var.environment}-gate"
+    pipelines = "${var.environment}-pipelines"
+    nightly   = "${var.environment}-nightly"
   }
 }
 
@@ -32,6 +36,26 @@ data "aws_iam_policy_document" "assume_github" {
       test     = "StringEquals"
       variable = "token.actions.githubusercontent.com:sub"
       values   = ["repo:${var.repository}:environment:${each.value}"]
+    }
+  }
+  dynamic "statement" {
+    for_each = contains(local.jenkins_roles, each.key) ? [local.jenkins] : []
+    content {
+      actions = ["sts:AssumeRoleWithWebIdentity"]
+      principals {
+        type        = "Federated"
+        identifiers = [statement.value.provider]
+      }
+      condition {
+        test     = "StringEquals"
+        variable = "${statement.value.issuer}:aud"
+        values   = ["sts.amazonaws.com"]
+      }
+      condition {
+        test     = "StringEquals"
+        variable = "${statement.value.issuer}:sub"
+        values   = [statement.value.job]
+      }
     }
   }
 }
@@ -73,12 +97,49 @@ data "aws_iam_policy_document" "deploy" {
   }
 }
 
+# What it may do inside the cluster is said by the cluster's access entry and by k8s/base/access.yaml.
+data "aws_iam_policy_document" "pipelines" {
+  statement {
+    sid       = "FindTheCluster"
+    actions   = ["eks:DescribeCluster"]
+    resources = [var.cluster_arn]
+  }
+}
+
+# The restore drill reads last night's backup and the models it needs; the recall canaries' API key is one secret.
+data "aws_iam_policy_document" "nightly" {
+  source_policy_documents = [data.aws_iam_policy_document.serving.json, data.aws_iam_policy_document.list["backups"].json]
+  statement {
+    sid       = "ReadBackups"
+    actions   = ["s3:GetObject"]
+    resources = ["${local.backups}/latest/*"]
+  }
+  statement {
+    sid       = "ReadTheCanariesKey"
+    actions   = ["secretsmanager:GetSecretValue"]
+    resources = [var.canary_secret_arn]
+  }
+  statement {
+    sid       = "TheKeyIsEncrypted"
+    actions   = ["kms:Decrypt"]
+    resources = [var.key_arn]
+    condition {
+      test     = "StringEquals"
+      variable = "kms:ViaService"
+      values   = ["secretsmanager.${data.aws_region.this.name}.amazonaws.com"]
+    }
+  }
+}
+
 resource "aws_iam_role_policy" "github" {
   for_each = {
-    plan   = data.aws_iam_policy_document.plan.json
-    apply  = data.aws_iam_policy_document.apply.json
-    images = data.aws_iam_policy_document.images.json
-    deploy = data.aws_iam_policy_document.deploy.json
+    plan      = data.aws_iam_policy_document.plan.json
+    apply     = data.aws_iam_policy_document.apply.json
+    deploy    = data.aws_iam_policy_document.deploy.json
+    images    = data.aws_iam_policy_document.images.json
+    gate      = data.aws_iam_policy_document.serving.json # both releases' manifests and models
+    pipelines = data.aws_iam_policy_document.pipelines.json
+    nightly   = data.aws_iam_policy_document.nightly.json
   }
   name   = each.key
   role   = aws_iam_role.github[each.key].id

@@ -33,6 +33,7 @@ data "aws_iam_policy_document" "list" {
     training = { bucket = local.artefacts, prefixes = ["releases/*", "mlflow/*", "datasets/*"] }
     mlflow   = { bucket = local.artefacts, prefixes = ["mlflow/*"] }
     airflow  = { bucket = local.logs, prefixes = ["airflow/*"] }
+    backups  = { bucket = local.backups, prefixes = ["latest/*"] }
   }
   statement {
     sid       = "List${title(each.key)}"

@@ -10,6 +10,6 @@ output "pod_roles" {
 }
 
 output "github_role_arns" {
-  description = "Role ARN by what a GitHub job does: plan, apply, images, deploy."
+  description = "Role ARN by what a GitHub job does: plan, apply, deploy, images, gate, pipelines, nightly."
   value       = { for name, role in aws_iam_role.github : name => role.arn }
 }

@@ -1,9 +1,9 @@
 # Terraform's own two roles. `plan` reads how things are set up, never what they hold; `apply` is behind the environment's approval.
 
 locals {
-  roles    = "arn:aws:iam::${data.aws_caller_identity.this.account_id}:role/${var.name}-*"
-  own      = "arn:aws:iam::${data.aws_caller_identity.this.account_id}:role/${var.name}-github-*"
-  provider = "arn:aws:iam::${data.aws_caller_identity.this.account_id}:oidc-provider/token.actions.githubusercontent.com"
+  roles     = "arn:aws:iam::${data.aws_caller_identity.this.account_id}:role/${var.name}-*"
+  own       = "arn:aws:iam::${data.aws_caller_identity.this.account_id}:role/${var.name}-github-*"
+  providers = concat([aws_iam_openid_connect_provider.github.arn], aws_iam_openid_connect_provider.jenkins[*].arn)
 }
 
 resource "aws_iam_role_policy_attachment" "terraform" {
@@ -80,8 +80,8 @@ data "aws_iam_policy_document" "apply" {
     }
   }
   statement {
-    sid       = "LookAtGithub"
+    sid       = "LookAtIssuers"
     actions   = ["iam:GetOpenIDConnectProvider"]
-    resources = [local.provider]
+    resources = local.providers
   }
 }

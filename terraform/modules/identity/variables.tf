@@ -17,8 +17,17 @@ variable "repository" {
   }
 }
 
+variable "jenkins" {
+  description = "A Jenkins that delivers besides: its tokens' issuer, and the URL of the job whose runs on main may deploy; null: none."
+  type        = object({ issuer = string, job = string })
+  validation {
+    condition     = var.jenkins == null || can([regex("^https://[^*?]+[^*?/]$", var.jenkins.issuer), regex("^https://[^*?]+/$", var.jenkins.job)])
+    error_message = "jenkins.issuer and jenkins.job must be https addresses without wildcards; the job's ends in /."
+  }
+}
+
 variable "bucket_arns" {
-  description = "Buckets: artefacts, documents, logs."
+  description = "Buckets: artefacts, backups, documents, logs."
   type        = map(string)
 }
 
@@ -55,6 +64,11 @@ variable "target_group_arn" {
 variable "secret_arns" {
   description = "The secrets that External Secrets may read."
   type        = list(string)
+}
+
+variable "canary_secret_arn" {
+  description = "The secret with the API key by which the nightly recall canaries ask."
+  type        = string
 }
 
 variable "edge_secret_arns" {

@@ -5,6 +5,7 @@ data "aws_caller_identity" "this" {}
 
 locals {
   artefacts = var.bucket_arns["artefacts"]
+  backups   = var.bucket_arns["backups"]
   documents = var.bucket_arns["documents"]
   logs      = var.bucket_arns["logs"]
 

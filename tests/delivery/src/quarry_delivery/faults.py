@@ -12,9 +12,11 @@ from pathlib import Path
 from . import jenkins, rules, workflows
 from .blocks import COPIED
 from .jenkins import Node, RefusedPipeline
+from .roles import IDENTITY
 from .workflows import CLONE
 
 JENKINSFILE = "Jenkinsfile"
+PARTS = (*COPIED, IDENTITY, "docs/delivery.md")
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,14 @@ FAULTS = [
     _of("pipelines", "the token left in the clone", "persist-credentials: false", "fetch-depth: 1"),
     _of("ci", "an output that is not there", "needs.changed.outputs.projects != '[]'", "needs.change.outputs.projects != '[]'"),
     _of("nightly", "a make target that is not there", "make restore-drill", "make restore-dril"),
+    _of("nightly", "a role that is not made", "vars.AWS_NIGHTLY_ROLE", "vars.AWS_NIGHT_ROLE"),
+    _of("release", "an environment that no role is bound to", "environment: production-gate", "environment: production-gates"),
+    _of("terraform", "an environment that terraform lacks", "environment: staging", "environment: stage"),
+    Fault("a role removed from terraform", f"{IDENTITY}/github.tf", '    pipelines = "${var.environment}-pipelines"\n', ""),
+    Fault("a role bound to another environment", f"{IDENTITY}/github.tf", '"${var.environment}-images"', "var.environment"),
+    _jenkins("a role that trusts GitHub alone", "quarry-production-gate-role", "quarry-production-nightly-role"),
     _jenkins("an approval removed", INPUT, ""),
-    _jenkins("a long-lived key", "AWS_ROLE_ARN = credentials('quarry-deploy-role')", "AWS_ACCESS_KEY_ID = credentials('quarry-key')"),
+    _jenkins("a long-lived key", "AWS_ROLE_ARN = credentials('quarry-production-deploy-role')", "AWS_ACCESS_KEY_ID = credentials('quarry-key')"),
     _jenkins("no timeout", "            options { timeout(time: 90, unit: 'MINUTES') }\n", ""),
     _jenkins("the order of the rollout", "rollout.sh watch", "rollout.sh promote"),
     _jenkins("production from any branch", "beforeInput true\n                branch 'main'\n", "beforeInput true\n"),
@@ -115,8 +123,9 @@ def plant(fault: Fault, folder: Path) -> Path:
         ValueError: the text it replaces is not there.
     """
     folder.mkdir()
-    for part in COPIED:
+    for part in PARTS:
         source = CLONE / part
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, folder / part) if source.is_dir() else shutil.copy2(source, folder / part)
     path = folder / fault.file
     text = path.read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .jenkins import Node
+from .roles import role_problems
 from .workflows import LOCAL, PINNED, Workflow
 
 # All that any job may write; everything else is read.
@@ -40,7 +41,8 @@ def check(root: Path, workflows: list[Workflow], jenkinsfile: Node | None) -> li
         found.append(f"rules.py names jobs that do not exist: {written}")
     found += target_problems(root)
     found += image_problems(root, workflows, jenkinsfile)
-    return found + (list(jenkins_problems(jenkinsfile)) if jenkinsfile else [])
+    found += jenkins_problems(jenkinsfile) if jenkinsfile else []
+    return found + role_problems(root, workflows, jenkinsfile)
 
 
 def workflow_problems(workflow: Workflow) -> Iterator[str]:
