@@ -228,7 +228,7 @@ pipelines: pipelines/kubeflow/.venv/.ready ## Compile the Kubeflow pipelines int
 envs: $(P:%=%/.venv/.ready) ## Environments of all projects, or of P="services/reader"
 
 # A model service is tested under the stock wrapper too, in that one's environment; the DAG with the commands that it calls.
-test: packages $(P:%=%/.venv/.ready) $(if $(filter $(AIRFLOW),$(P)),pipelines/ingestion/.venv/.ready pipelines/kubeflow/.venv/.ready services/retriever/.venv/.ready) $(if $(filter tests tests/delivery,$(P)),$(HELM)) $(foreach w,$(WRAPPERS),$(if $(filter $(w:%/seldon=%),$(P)),$(w)/.venv/.ready)) ## Every test, or those of P="services/reader"
+test: packages $(P:%=%/.venv/.ready) $(if $(filter $(AIRFLOW),$(P)),pipelines/ingestion/.venv/.ready pipelines/kubeflow/.venv/.ready services/retriever/.venv/.ready) $(if $(filter tests tests/delivery tests/infrastructure,$(P)),$(HELM)) $(foreach w,$(WRAPPERS),$(if $(filter $(w:%/seldon=%),$(P)),$(w)/.venv/.ready)) ## Every test, or those of P="services/reader"
 	@$(MAKE) --jobs=$(TEST_JOBS) --output-sync=target --keep-going $(P:%=%/tested)
 
 %/tested:
@@ -269,6 +269,7 @@ bench-engines: pipelines/ingestion/.venv/.ready ## One process against Spark on 
 deploy: $(HELM) ## Onto the cluster of the current context: make deploy RELEASE=id [SHARE=0.1] [MIRROR=0.1] [BACK=yes] [ENVIRONMENT=staging]
 	@python3 local/deploy.py $(RELEASE) $(if $(SHARE),--share $(SHARE)) $(if $(MIRROR),--mirror $(MIRROR)) $(if $(BACK),--back) --home "$(QUARRY_HOME)" --values helm/quarry/values-release.yaml
 	@$(HELM) upgrade --install quarry helm/quarry --namespace quarry --values helm/quarry/values-$(or $(ENVIRONMENT),staging).yaml \
+	  $(addprefix --values ,$(wildcard helm/quarry/values-$(or $(ENVIRONMENT),staging)-account.yaml)) \
 	  --values helm/quarry/values-release.yaml --wait --timeout 15m
 
 cluster: ## A kind cluster on a laptop with Docker: images and platform, ready for make deploy ENVIRONMENT=local

@@ -15,6 +15,7 @@ from .schemas import Manifest
 
 CLONE = Path(__file__).parents[2]
 CHART = CLONE / "helm" / "quarry"
+ACCOUNT = Path(__file__).with_name("account.yaml")
 GOLDEN = CLONE / "services/contract/src/quarry_contract/golden/release_manifest.json"
 HELM = os.environ.get("QUARRY_HELM") or shutil.which("helm") or str(CLONE / ".tools/helm")
 LIVE, CANDIDATE, PREVIOUS = "f8d74ec1693a", "0c0ffee00c0f", "beefbeefbeef"  # the first is the golden release's id

@@ -50,12 +50,23 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "models writable": ("_helpers.tpl", "mountPath: /mnt/models, readOnly: true", "mountPath: /mnt/models"),
     "a folder of the node": ("gateway.yaml", "- { name: tmp, emptyDir: {} }", "- { name: tmp, hostPath: { path: /tmp } }"),
     "a role over everything": ("volume.yaml", "{{- if and (ne", 'apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: { name: x }\nrules: [{ apiGroups: ["*"], resources: ["*"], verbs: ["*"] }]\n---\n{{- if and (ne'),
+    "targets of another service": ("edge.yaml", "serviceRef: { name: {{ $.Release.Name }}-gateway, port: 8080 }", "serviceRef: { name: {{ $.Release.Name }}-ingestion, port: 9004 }"),
+    "targets at another port": ("edge.yaml", "port: 8080", "port: 80"),
+    "targets by node": ("edge.yaml", "targetType: ip", "targetType: instance"),
+    "a way in by the controller": ("edge.yaml", "  targetType: ip", "  targetType: ip\n  networking: { ingress: [{ from: [{ ipBlock: { cidr: 0.0.0.0/0 } }], ports: [{ protocol: TCP }] }] }"),
+    "one of the edge's keys left out": ("secrets.yaml", "{{- range $i, $_ := $secret.keys }}", "{{- range $i, $_ := list (first $secret.keys) }}"),
+    "models on any node": ("_helpers.tpl", '{{- include "quarry.nodes" .root }}\n', ""),
+    "the index's writer on any node": ("ingestion.yaml", '{{- include "quarry.nodes" . }}\n', ""),
     "a field that is none": ("gateway.yaml", "terminationGracePeriodSeconds", "terminationGracePeriod"),
 }
 GIVEN = {
     "index": {"store": "pinecone", "pinecone": {"host": "https://x.svc.pinecone.io", "externalSecret": "quarry/pinecone"}},
     "ingestion": {"enabled": True, "source": "s3://b/documents/"},
-    "gateway": {"auth": {"mode": "jwt", "jwks": "https://id.example.com/keys", "issuer": "x", "audience": "y"}},
+    "gateway": {
+        "auth": {"mode": "jwt", "jwks": "https://id.example.com/keys", "issuer": "x", "audience": "y"},
+        "edge": {"externalSecrets": ["a", "b"], "targetGroup": "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/x/1"},
+    },
+    "nodes": {"selector": {"group": "x"}, "tolerations": [{"key": "group", "value": "x", "effect": "NoSchedule"}]},
 }
 
 

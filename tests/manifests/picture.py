@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .chart import CHART, CLONE, render, values
+from .chart import ACCOUNT, CHART, CLONE, render, values
 from .flows import DNS, flows
 
 PAGE = CLONE / "docs" / "kubernetes.md"
@@ -20,7 +20,7 @@ WHY = {
 
 def picture() -> str:
     """A Mermaid flowchart. Names' resolution, which everyone has, is left out."""
-    found = sorted(f for f in flows(render(values(True), [CHART / "values-production.yaml"])) if f[1] != DNS)
+    found = sorted(f for f in flows(render(values(True), [CHART / "values-production.yaml", ACCOUNT])) if f[1] != DNS)
     return "\n".join(["```mermaid", "flowchart LR", *_arrows(found), "```"])
 
 

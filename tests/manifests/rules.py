@@ -42,7 +42,7 @@ def broken(manifests: Sequence[Manifest]) -> list[str]:
         for rule in (_fits, _restricted, _containers, _mounts, _served, _references):
             found += [f"{workload.name}: {problem}" for problem in rule(workload, manifests)]
         found += [f"{workload.name}: no policy closes its network"] * (not closed(manifests, workload))
-    for rule_of_all in (_selectors, _scaling, _seldon, _index, _routes, _secrets, _roles, _jobs):
+    for rule_of_all in (_selectors, _scaling, _seldon, _index, _nodes, _edge, _routes, _secrets, _roles, _jobs):
         found += list(rule_of_all(manifests))
     return found
 
@@ -190,6 +190,29 @@ def _index(manifests: Sequence[Manifest]) -> Iterator[str]:
             yield f"PodDisruptionBudget {manifest['metadata']['name']}: keeps a node from being drained"
 
 
+def _nodes(manifests: Sequence[Manifest]) -> Iterator[str]:
+    """Models, and whatever is scheduled beside them, are sent to the same nodes, and bear their taints."""
+    chosen = {}
+    for workload in workloads(manifests):
+        if workload.component not in ("gateway", "test"):
+            chosen[workload.name] = json.dumps([workload.pod.get("nodeSelector"), workload.pod.get("tolerations")])
+    if len(set(chosen.values())) > 1:
+        yield f"sent to different nodes: {chosen}"
+
+
+def _edge(manifests: Sequence[Manifest]) -> Iterator[str]:
+    """The edge's target group gets the gateway's pods by address, at its port; who may reach them is not the controller's to say."""
+    ports = {(m["metadata"]["name"], p["port"]): m["spec"]["selector"] for m in manifests if m["kind"] == "Service" for p in m["spec"]["ports"]}
+    for manifest in manifests:
+        if manifest["kind"] == "TargetGroupBinding":
+            spec, name = manifest["spec"], f"TargetGroupBinding {manifest['metadata']['name']}"
+            selector = ports.get((spec["serviceRef"]["name"], spec["serviceRef"]["port"]), {})
+            if selector.get("app.kubernetes.io/component") != "gateway":
+                yield f"{name}: its service is not the gateway's"
+            if spec.get("targetType") != "ip" or "networking" in spec:
+                yield f"{name}: terraform's target group takes addresses, and terraform says who reaches them"
+
+
 def _routes(manifests: Sequence[Manifest]) -> Iterator[str]:
     """The routing table's addresses are services, and each serves the release the table says, fetched by its id."""
     [routes] = (m["data"] for m in manifests if m["kind"] == "ConfigMap" and m["metadata"]["name"].endswith("-routes"))
@@ -217,6 +240,10 @@ def _secrets(manifests: Sequence[Manifest]) -> Iterator[str]:
     for manifest in manifests:
         if manifest["kind"] == "Secret":
             yield f"Secret {manifest['metadata']['name']} is in the chart"
+        if manifest["kind"] == "ExternalSecret":
+            written = re.findall(r"\{\{ \.(\w+) \}\}", json.dumps(manifest["spec"]["target"].get("template", {})))
+            if sorted(written) != sorted(d["secretKey"] for d in manifest["spec"].get("data", [])):
+                yield f"ExternalSecret {manifest['metadata']['name']}: what is fetched is not what is written"
     for workload in workloads(manifests):
         used = {v["valueFrom"]["secretKeyRef"]["name"] for c in _all(workload) for v in c.get("env", []) if "secretKeyRef" in v.get("valueFrom", {})}
         used |= {v["secret"]["secretName"] for v in workload.pod.get("volumes", []) if "secret" in v}

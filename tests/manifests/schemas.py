@@ -70,6 +70,11 @@ CUSTOM: dict[str, Any] = {
     "monitoring.coreos.com/v1/PrometheusRule": {
         "groups": [{"name": str, "rules": [{"alert": str, "record": str, "expr": str, "for": str, "labels": {"*": str}, "annotations": {"*": str}}]}]
     },
+    "elbv2.k8s.aws/v1beta1/TargetGroupBinding": {
+        "serviceRef": {"name": str, "port": (int, str)},
+        "targetGroupARN": str,
+        "targetType": str,
+    },
     "external-secrets.io/v1/ClusterSecretStore": {
         "provider": {"aws": {"service": str, "region": str}},
         "conditions": [{"namespaces": [str]}],

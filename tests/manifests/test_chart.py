@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .chart import CANDIDATE, CHART, CLONE, HELM, LIVE, PREVIOUS, HelmError, release, render, values, workloads
+from .chart import ACCOUNT, CANDIDATE, CHART, CLONE, HELM, LIVE, PREVIOUS, HelmError, release, render, values, workloads
 from .faults import FAULTS, caught
 from .flows import DNS, NODE, OUTSIDE, flows
 from .picture import BEGIN, END, PAGE, picture
@@ -22,6 +22,7 @@ FILES = ("local", "staging", "production")
 pytestmark = pytest.mark.skipif(not Path(HELM).exists(), reason="helm is not there: make test P=tests fetches it")
 PINECONE = {"index": {"store": "pinecone", "pinecone": {"host": "https://quarry-abc.svc.pinecone.io", "externalSecret": "quarry/pinecone"}}}
 KEYS = {"gateway": {"edge": {"existingSecret": "existing-edge"}}}
+AWS = yaml.safe_load(ACCOUNT.read_text())
 JWT = {"gateway": {"auth": {"mode": "jwt", "jwks": "https://id.example.com/keys", "issuer": "https://id.example.com", "audience": "quarry"}}}
 EXTRAS: dict[str, dict[str, Any]] = {
     "least": {},
@@ -29,6 +30,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "volume": {"index": {"store": "volume", "volume": {"existingClaim": "existing-index"}}, "ingestion": {"enabled": True, "source": "s3://b/documents/"}},
     "tokens": JWT,
     "edge": KEYS,
+    "account": AWS | {"index": {"store": "volume"}, "ingestion": AWS["ingestion"] | {"enabled": True}},
     "queue": {"reader": {"autoscaling": {"queuedTokens": 5000}}, "monitoring": {"serviceMonitor": True, "rules": [{"name": "x", "rules": []}]}},
     "fixed": {part: {"autoscaling": {"enabled": False}} for part in ("gateway", "retriever", "reader")},
     "own pipeline": {"gateway": {"pipeline": "components: {}\n"}},
@@ -38,7 +40,8 @@ EXTRAS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("candidate", [False, True])
 def test_every_values_file_keeps_every_rule(file: str, candidate: bool) -> None:
-    assert broken(render(values(candidate), [CHART / f"values-{file}.yaml"])) == []
+    account = [] if file == "local" else [ACCOUNT]
+    assert broken(render(values(candidate), [CHART / f"values-{file}.yaml", *account])) == []
 
 
 @pytest.mark.parametrize(("extra", "mode"), list(product(EXTRAS, ["seldon", "plain"])))
@@ -59,7 +62,7 @@ def test_under_seldon_there_are_two_deployments_a_release_and_plainly_the_same_p
 
 
 EXPECTED = {
-    ("addresses 10.0.0.0/8", "gateway", 8080),
+    ("addresses 10.22.0.0/16", "gateway", 8080),
     ("prometheus", "gateway", 8080),
     ("prometheus", "retriever", 9000),
     ("prometheus", "reader", 9000),
@@ -73,10 +76,31 @@ RESOLVE = {(one, DNS, 53) for one in ("gateway", "retriever", "reader", "ingesti
 
 
 def test_the_flows_that_are_allowed_are_those_of_the_picture_and_no_others() -> None:
-    assert flows(render(values(True), [CHART / "values-production.yaml"])) == EXPECTED | RESOLVE
-    tokens = flows(render(values(**JWT), [CHART / "values-production.yaml"]))
+    assert flows(render(values(True), [CHART / "values-production.yaml", ACCOUNT])) == EXPECTED | RESOLVE
+    tokens = flows(render(values(**JWT), [CHART / "values-production.yaml", ACCOUNT]))
     assert tokens - EXPECTED - RESOLVE == {("gateway", OUTSIDE, 443)}
     assert not any(name == "anybody" for flow in tokens for name in flow[:2])
+
+
+@pytest.mark.parametrize("name", ["staging", "production"])
+def test_the_values_are_those_of_terraforms_environment(name: str) -> None:
+    """Its network, and the labels and taints of its node groups."""
+    settings = (CLONE / f"terraform/envs/{name}/settings.tf").read_text()
+    nodes = (CLONE / "terraform/modules/cluster/nodes.tf").read_text()
+    told = yaml.safe_load((CHART / f"values-{name}.yaml").read_text())
+    [network] = re.findall(r'^  cidr += "(.+)"$', settings, re.MULTILINE)
+    assert told["network"]["clients"] == [{"ipBlock": {"cidr": network}}]
+    [label] = re.findall(r'labels += \{ "(.+)" = each\.key \}', nodes)
+    [(key, effect)] = re.findall(r'key    = "(.+)"\n      value  = taint\.value\n      effect = "(.+)"', nodes)
+    groups = re.findall(r"^    (\w+) += \{ instance_types", settings, re.MULTILINE)
+    assert {"general", "serving"} <= set(groups)
+    kinds = {"NO_SCHEDULE": "NoSchedule"}
+    for workload in workloads(render(values(), [CHART / f"values-{name}.yaml", ACCOUNT])):
+        if workload.component in ("gateway", "test"):
+            assert not {"nodeSelector", "tolerations"} & workload.pod.keys()  # nodes without a taint: `general`
+        else:
+            assert workload.pod["nodeSelector"] == {label: "serving"}
+            assert workload.pod["tolerations"] == [{"key": key, "operator": "Equal", "value": "serving", "effect": kinds[effect]}]
 
 
 def test_the_picture_in_the_docs_is_drawn_from_the_manifests() -> None:
@@ -170,6 +194,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no Pinecone key": ({"index": {"store": "pinecone", "pinecone": {"host": "x"}}}, "name the secret with its key"),
     "nothing to write": ({"ingestion": {"enabled": True}}, "set index.store to volume or pinecone"),
     "a port of nothing": ({"gateway": {"service": {"nodePort": 30080}}}, "is not NodePort: change one"),
+    "no target group": ({"gateway": {"edge": {"targetGroup": "quarry-staging"}}}, "/gateway/edge/targetGroup"),
+    "one secret": ({"gateway": {"edge": {"externalSecrets": "quarry-staging/edge-key-a"}}}, "/gateway/edge/externalSecrets"),
+    "a taint of another kind": ({"nodes": {"tolerations": [{"effect": "NO_SCHEDULE"}]}}, "/nodes/tolerations/0/effect"),
     "deadline over the edge's": ({"gateway": {"deadlineMs": 30000}}, "/gateway/deadlineMs"),
     "a network file system": ({"index": {"store": "volume", "volume": {"accessMode": "ReadWriteMany"}}}, "additional properties 'accessMode'"),
 }

@@ -80,6 +80,17 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
+{{- define "quarry.nodes" -}}
+{{- with .Values.nodes.selector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodes.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- define "quarry.pullSecrets" -}}
 {{- with .Values.images.pullSecrets }}
 imagePullSecrets:
@@ -138,6 +149,7 @@ securityContext:
   {{- include "quarry.podSecurity" . | nindent 2 }}
 {{- include "quarry.pullSecrets" .root }}
 {{- include "quarry.spread" . }}
+{{- include "quarry.nodes" .root }}
 {{- if eq .component "retriever" }}
 {{- include "quarry.beside" .root }}
 {{- end }}
@@ -238,7 +250,7 @@ affinity:
 {{- end -}}
 
 {{- define "quarry.edge" -}}
-{{- if or .Values.gateway.edge.existingSecret .Values.gateway.edge.externalSecret }}yes{{ end -}}
+{{- if or .Values.gateway.edge.existingSecret .Values.gateway.edge.externalSecrets }}yes{{ end -}}
 {{- end -}}
 
 {{/* Where a release's retriever or reader answers. Seldon names the service <deployment>-<predictor>; without an engine its port is the container's. */}}

@@ -28,9 +28,19 @@ output "github_roles" {
   value       = module.identity.github_role_arns
 }
 
-output "edge" {
-  description = "For the chart: where pods are registered, and the secrets with the edge's keys."
-  value       = { target_group = module.edge.target_group_arn, secrets = module.edge.secret_arns }
+output "chart" {
+  description = "For helm/quarry/values-ENVIRONMENT-account.yaml: what the chart has to know of this account."
+  value = yamlencode(merge(
+    { for image in ["reader", "retriever"] : image => { image = { repository = module.registry.urls[image] } } },
+    {
+      artefacts = { prefix = "s3://${module.storage.names["artefacts"]}/releases", environment = { AWS_DEFAULT_REGION = var.region } }
+      gateway = {
+        image = { repository = module.registry.urls["gateway"] }
+        edge  = { externalSecrets = values(module.edge.secret_names), targetGroup = module.edge.target_group_arn }
+      }
+      ingestion = { image = { repository = module.registry.urls["ingestion"] }, source = "s3://${module.storage.names["documents"]}/" }
+    },
+  ))
 }
 
 output "next" {

@@ -13,6 +13,11 @@ output "secret_arns" {
   value       = { for letter, secret in aws_secretsmanager_secret.key : letter => secret.arn }
 }
 
+output "secret_names" {
+  description = "Their names, by letter."
+  value       = { for letter, secret in aws_secretsmanager_secret.key : letter => secret.name }
+}
+
 output "api_key_ids" {
   description = "API key by client; its value: aws apigateway get-api-key --include-value --api-key ID."
   value       = { for client, key in aws_api_gateway_api_key.this : client => key.id }
