@@ -18,11 +18,35 @@ def declared(kind: str, *folders: str) -> set[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_make_targets(page: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (CLONE / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"(?:`|^ {4})make ([a-z-]+)", PAGES[page], re.M)) - {"images"} <= targets  # images come with the containers
+    assert set(re.findall(r"(?:`|^ {4}|&& )make ([a-z-]+)", PAGES[page], re.M)) <= targets
+
+
+def test_scripts_and_modules() -> None:
+    """Every program of ours that is called is there, and every file that is written to lies in a folder that is."""
+    called = set(re.findall(r"^ {4}([\w./-]+\.sh) ", PAGES["aws"], re.M))
+    assert called and all((CLONE / name).stat().st_mode & 0o100 for name in called)
+    for project, module, part in re.findall(r"([\w/]+)/\.venv/bin/python -m (\w+)\.(\w+)", PAGES["aws"]):
+        assert (CLONE / project / "src" / module / f"{part}.py").is_file()
+    for written in re.findall(r" > ((?:helm|terraform|k8s)/\S+|\.\./\S+)", PAGES["aws"]):
+        assert ((SOURCE / "bootstrap" if written.startswith("..") else CLONE) / written).parent.is_dir(), written
+
+
+def test_the_example_has_all_it_needs() -> None:
+    """Terraform's root, the platform's overlay, and the chart's values, of the environment that the page takes."""
+    (environment,) = set(re.findall(r"ENVIRONMENT=(\w+)", PAGES["aws"])) & set(ENVIRONMENTS)
+    assert set(re.findall(r"platform\.sh (\w+)", PAGES["aws"])) == {environment}
+    assert set(re.findall(r"terraform/envs/(\w+)", PAGES["aws"])) == {environment}
+    assert (CLONE / f"k8s/overlays/{environment}").is_dir() and (CLONE / f"helm/quarry/values-{environment}.yaml").is_file()
+
+
+def test_roles_that_github_takes() -> None:
+    told = dict(re.findall(r"^\| (\w+) \| staging(-\w+)? \|", PAGES["aws"], re.M))
+    text = (SOURCE / "modules/identity/github.tf").read_text()
+    assert told == dict(re.findall(r'^    (\w+) += (?:"\$\{var\.environment\}(-\w+)"|var\.environment)$', text, re.M))
 
 
 def test_outputs() -> None:
-    told = set(re.findall(r"terraform (?:-chdir=\S+ )?output (?:-raw |-json )?(\w+)", PAGES["aws"]))
+    told = set(re.findall(r"terraform (?:-chdir=\S+ )?output (?:-raw |-json )?(\w+)", PAGES["aws"] + (CLONE / "docs/delivery.md").read_text()))
     assert told and told <= declared("output", "envs/dev", "bootstrap")
 
 

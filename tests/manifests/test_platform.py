@@ -70,8 +70,22 @@ def test_every_namespace_has_its_pod_security_level_and_only_the_named_ones_are_
     levels = {m["metadata"]["name"]: m["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] for m in named(everything(overlay), "Namespace")}
     used = {m["metadata"]["namespace"] for m in everything(overlay) if "namespace" in m["metadata"]}
     charts = {line.split()[1] for line in (K8S / "charts.txt").read_text().splitlines() if line and not line.startswith("#")}
-    assert used | charts <= levels.keys()
+    assert used | charts <= levels.keys() | {"kube-system"}  # Kubernetes' own
     assert {name: level for name, level in levels.items() if level != "restricted"} == {"kubeflow": "baseline", "node-agents": "privileged"}
+
+
+def test_the_platforms_accounts_are_those_that_terraform_gives_roles() -> None:
+    """Chart by chart: the namespace it is installed in, and the service account that its values name."""
+    roles = re.findall(r'namespace = "([\w-]+)", service_account = "([\w-]+)"', (CLONE / "terraform/modules/identity/workloads.tf").read_text())
+    charts = {line.split()[0]: line.split()[1] for line in (K8S / "charts.txt").read_text().splitlines() if line and not line.startswith("#")}
+    told = {name: yaml.safe_load((K8S / f"values/{name}.yaml").read_text()) for name in ("balancer", "autoscaler", "external-secrets")}
+    accounts = {name: (values.get("serviceAccount") or values["rbac"]["serviceAccount"])["name"] for name, values in told.items()}
+    assert {(charts[name], account) for name, account in accounts.items()} <= set(roles)
+    for name in ("staging", "production"):
+        own = {part: yaml.safe_load((K8S / f"values/{part}-{name}.yaml").read_text()) for part in ("balancer", "autoscaler")}
+        assert f'environment = "{name}"' in (CLONE / f"terraform/envs/{name}/settings.tf").read_text()
+        assert own["balancer"] == {"clusterName": f"quarry-{name}", "vpcTags": {"Name": f"quarry-{name}"}}
+        assert own["autoscaler"] == {"autoDiscovery": {"clusterName": f"quarry-{name}"}}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

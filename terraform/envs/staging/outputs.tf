@@ -28,6 +28,11 @@ output "github_roles" {
   value       = module.identity.github_role_arns
 }
 
+output "target_group" {
+  description = "Where the gateway's pods are registered."
+  value       = module.edge.target_group_arn
+}
+
 output "chart" {
   description = "For helm/quarry/values-ENVIRONMENT-account.yaml: what the chart has to know of this account."
   value = yamlencode(merge(
