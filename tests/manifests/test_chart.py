@@ -31,7 +31,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "tokens": JWT,
     "edge": KEYS,
     "account": AWS | {"index": {"store": "volume"}, "ingestion": AWS["ingestion"] | {"enabled": True}},
-    "queue": {"reader": {"autoscaling": {"queuedTokens": 5000}}, "monitoring": {"serviceMonitor": True, "rules": [{"name": "x", "rules": []}]}},
+    "queue": {"reader": {"autoscaling": {"queuedTokens": 5000}}, "monitoring": {"podMonitor": True, "rules": [{"name": "x", "rules": []}]}},
     "fixed": {part: {"autoscaling": {"enabled": False}} for part in ("gateway", "retriever", "reader")},
     "own pipeline": {"gateway": {"pipeline": "components: {}\n"}},
 }

@@ -147,6 +147,15 @@ def test_our_namespaces_are_closed_and_every_reference_is_to_something(overlay: 
                 assert ("PersistentVolumeClaim", namespace, claim["claimName"]) in made
 
 
+@pytest.mark.parametrize("overlay", ["staging", "production"])
+def test_the_index_lies_on_a_class_that_is_made_and_is_the_default(overlay: str) -> None:
+    values = yaml.safe_load((CLONE / f"helm/quarry/values-{overlay}.yaml").read_text())
+    [made] = named(everything(overlay), "StorageClass")
+    assert made["metadata"]["name"] == values["index"]["volume"]["storageClass"]
+    assert made["metadata"]["annotations"]["storageclass.kubernetes.io/is-default-class"] == "true"
+    assert (made["provisioner"], made["volumeBindingMode"]) == ("ebs.csi.aws.com", "WaitForFirstConsumer"), "the index's pods share its node"
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_secret_is_in_git_and_no_role_may_do_everything(overlay: str) -> None:
     manifests = everything(overlay)
