@@ -1,5 +1,6 @@
 """One store, one build of the images and one stack for all tests of a session."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 
@@ -35,7 +36,7 @@ def world(engine: Engine, sizes: dict[str, float], tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("world")
     release = make_release(folder)
     s3, endpoint = start_s3(make_network(engine))
-    environment = aws(endpoint)
+    environment = {**os.environ, **aws(endpoint)}
     made = World(engine, folder, release, endpoint)
     script = f"import boto3; boto3.client('s3').create_bucket(Bucket={BUCKET!r})"
     push = ["-m", "quarry_ingestion.artefacts", "push", release, "--home", str(folder), "--to", made.bucket]

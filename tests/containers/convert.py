@@ -2,33 +2,34 @@
 
 | in Kubernetes | for podman |
 |---|---|
-| Deployment | a Pod named as the Service that selects it: podman resolves pods by name, and has no Services |
+| Deployment of one replica | a Pod named as the Service that selects it: podman resolves pods by name, and has no Services |
+| Pod | that Pod, which runs once |
 | emptyDir | a folder of the pod's fsGroup on this machine: podman knows no fsGroup |
 | restartPolicy Always | OnFailure: podman would restart an init container that has succeeded |
 | probes | taken out and handed back: podman would run them in the container, by a shell and curl. Who runs the pod asks them, as the kubelet does |
 | containerPort | taken out: podman would open it on this machine too |
 | preStop | taken out: podman has none |
 | images | of the local store, never pulled |
-| NetworkPolicy and other kinds of LEFT_OUT | left out: they say nothing about how a container runs |
+| kinds of LEFT_OUT | left out: they say nothing about how a container runs |
 """
 
 import copy
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manifests.schemas import Manifest
+
 LEFT_OUT = {
-    "Namespace",
     "ServiceAccount",
     "NetworkPolicy",
     "PodDisruptionBudget",
     "HorizontalPodAutoscaler",
     "ScaledObject",
-    "ServiceMonitor",
+    "PodMonitor",
     "PrometheusRule",
-    "Role",
-    "RoleBinding",
 }
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 PLAIN_VOLUMES = {"configMap", "secret", "persistentVolumeClaim"}
@@ -50,10 +51,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Pod:
-    """What podman plays, and what it does not do itself. `documents` are the ConfigMaps and the Pod."""
+    """What podman plays, and what it does not do itself. `documents` are the ConfigMaps and the Pod; one that does not stay runs once, to its end."""
 
     name: str
-    documents: list[dict[str, Any]]
+    stays: bool
+    documents: list[Manifest]
     probes: list[Probe]
     grace_sec: int
 
@@ -63,44 +65,57 @@ class Pod:
         return [f"{self.name}-{container['name']}" for container in self.documents[-1]["spec"]["containers"]]
 
 
-def convert(documents: list[dict[str, Any]], folder: Path) -> list[Pod]:
-    """Every Deployment as a pod; `folder` is for its volumes.
+def convert(documents: Sequence[Manifest], folder: Path) -> list[Pod]:
+    """Every Deployment and every Pod as a pod of podman's; `folder` is for its volumes.
 
     Raises:
         ConvertError: naming the object.
     """
-    flat = [item for document in documents if document for item in (document["items"] if document["kind"] == "List" else [document])]
-    unknown = sorted({d["kind"] for d in flat} - LEFT_OUT - {"Deployment", "Service", "ConfigMap", "Secret"})
-    if unknown:
+    if unknown := sorted({d["kind"] for d in documents} - LEFT_OUT - {"Deployment", "Pod", "Service", "ConfigMap", "Secret"}):
         raise ConvertError(f"podman has no {', '.join(unknown)}")
-    settings = [d for d in flat if d["kind"] in ("ConfigMap", "Secret")]
-    services = [d for d in flat if d["kind"] == "Service"]
-    return [_pod(copy.deepcopy(d), services, settings, folder) for d in flat if d["kind"] == "Deployment"]
+    settings = [d for d in documents if d["kind"] in ("ConfigMap", "Secret")]
+    services = [d for d in documents if d["kind"] == "Service"]
+    found = []
+    for document in map(copy.deepcopy, documents):
+        name = document["metadata"]["name"]
+        if document["kind"] == "Deployment":
+            served = _service(document, services)
+            found.append(_pod(served, document["spec"]["template"], settings, folder / served))
+        elif document["kind"] == "Pod":
+            found.append(_pod(name, document, settings, folder / name))
+    return found
 
 
-def _pod(deployment: dict[str, Any], services: list[dict[str, Any]], settings: list[dict[str, Any]], folder: Path) -> Pod:
-    template, name = deployment["spec"]["template"], deployment["metadata"]["name"]
-    spec, labels = template["spec"], template["metadata"]["labels"]
-    if not deployment["spec"]["selector"]["matchLabels"].items() <= labels.items():
+def _service(deployment: Manifest, services: Sequence[Manifest]) -> str:
+    """The name that its pods are reached by."""
+    name, spec = deployment["metadata"]["name"], deployment["spec"]
+    labels = spec["template"]["metadata"]["labels"]
+    if not spec["selector"]["matchLabels"].items() <= labels.items():
         raise ConvertError(f"Deployment {name} does not select its own pods")
+    if spec.get("replicas", 1) != 1:
+        raise ConvertError(f"Deployment {name} has {spec['replicas']} replicas, of which podman would play one")
     selecting = [s for s in services if s["spec"]["selector"].items() <= labels.items()]
     if len(selecting) != 1:
         raise ConvertError(f"{len(selecting)} Services select the pods of Deployment {name}, one can be told by name")
-    _check_ports(selecting[0], spec["containers"])
-    named = str(selecting[0]["metadata"]["name"])
+    _check_ports(selecting[0], spec["template"]["spec"]["containers"])
+    return str(selecting[0]["metadata"]["name"])
+
+
+def _pod(name: str, template: Manifest, settings: Sequence[Manifest], folder: Path) -> Pod:
+    spec, labels = template["spec"], template["metadata"]["labels"]
     probes = [probe for container in spec["containers"] for probe in _take_probes(container)]
     for container in (*spec.get("initContainers", []), *spec["containers"]):
         container |= {"image": f"localhost/{container['image']}", "imagePullPolicy": "Never"}
         container["securityContext"] = _security(spec, container)
-        for name in ("lifecycle", "ports"):
-            container.pop(name, None)
-    spec["volumes"] = [_volume(volume, spec, folder / named) for volume in spec.get("volumes", [])]
-    spec["restartPolicy"] = "OnFailure"
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": named, "labels": labels}, "spec": spec}
-    return Pod(named, [*settings, pod], probes, int(spec.get("terminationGracePeriodSeconds", 30)))
+        for taken in ("lifecycle", "ports"):
+            container.pop(taken, None)
+    spec["volumes"] = [_volume(volume, spec, folder) for volume in spec.get("volumes", [])]
+    spec["restartPolicy"] = "OnFailure" if spec.get("restartPolicy", "Always") == "Always" else spec["restartPolicy"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
+    return Pod(name, spec["restartPolicy"] == "OnFailure", [*settings, pod], probes, int(spec.get("terminationGracePeriodSeconds", 30)))
 
 
-def _check_ports(service: dict[str, Any], containers: list[dict[str, Any]]) -> None:
+def _check_ports(service: Manifest, containers: Sequence[Manifest]) -> None:
     """A pod is reached at its own ports: a Service that translates them cannot be played."""
     named = {port.get("name"): port["containerPort"] for container in containers for port in container.get("ports", [])}
     for port in service["spec"]["ports"]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e.conftest import CLONE
+from manifests.chart import HELM
 
 TAG = "test"
 NEEDED = ("buildah", "podman", "runc", "mmdebstrap", "catatonit", "ip")
@@ -43,6 +44,8 @@ def missing() -> str:
     if os.geteuid() != 0:
         return "needs root: podman's networks and mmdebstrap"
     away = [name for name in NEEDED if shutil.which(name) is None] + [name for name, path in LIBRARIES.items() if not Path(path).exists()]
+    if not Path(HELM).exists():
+        away.append("helm (make test P=tests fetches it)")
     return f"not installed: {', '.join(away)}" if away else ""
 
 

@@ -87,6 +87,15 @@ def test_a_question_through_the_gateway_is_answered_with_its_evidence(world: Wor
         assert document["text"] == cited["text"] == best["text"]
 
 
+def test_what_helm_test_runs_finds_the_answer_in_its_document(world: World) -> None:
+    pod = world.once["quarry-question"]
+    world.start(pod)
+    [container] = pod.containers
+    ended = world.engine.podman("wait", container)
+    said = world.engine.podman("logs", container)
+    assert (ended, f"(release {world.release})" in said) == ("0", True), said
+
+
 @pytest.mark.parametrize("pod", PODS)
 def test_every_probe_is_answered_and_asks_what_is_there(world: World, pod: str) -> None:
     assert {kind: world.probe(pod, kind) for kind in ("startupProbe", "readinessProbe", "livenessProbe")} == dict.fromkeys(

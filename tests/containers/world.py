@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import socket
-import string
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -16,7 +15,9 @@ from urllib.parse import urlsplit
 import yaml
 
 from e2e.conftest import CLONE
-from e2e.machine import WORDS, bind_parts, ingest, make_models
+from e2e.machine import QUESTIONS, WORDS, bind_parts, ingest, make_models
+from manifests.chart import CHART, render
+from manifests.schemas import Manifest
 
 from .convert import Pod, convert
 from .engine import TAG, Engine
@@ -37,34 +38,47 @@ make_server("127.0.0.1", 0, app, threaded=True, fd=int(sys.argv[1])).serve_forev
 
 @dataclass
 class World:
-    """The stack: `pods` by name. State is in `folder`."""
+    """The stack: `pods` that stay and those that run `once`, by their names without the release. State is in `folder`."""
 
     engine: Engine
     folder: Path
     release: str
     endpoint: str
     pods: dict[str, Pod] = field(default_factory=dict)
+    once: dict[str, Pod] = field(default_factory=dict)
 
     @property
     def bucket(self) -> str:
         return f"s3://{BUCKET}/releases"
 
-    def manifests(self) -> list[dict[str, Any]]:
-        """As rendered."""
-        text = string.Template((Path(__file__).parent / "quarry.yaml").read_text())
-        return list(yaml.safe_load_all(text.substitute(tag=TAG, release=self.release, bucket=self.bucket, endpoint=self.endpoint)))
+    def manifests(self) -> list[Manifest]:
+        """What helm renders for a laptop, with this release, these images and this store."""
+        given = {
+            "releases": {"live": {"manifest": (self.folder / "releases" / self.release / "release.json").read_text()}},
+            "artefacts": {"prefix": self.bucket, "environment": aws(self.endpoint)},
+            "images": {"tag": TAG},
+            "test": {"question": QUESTIONS[0]},
+        } | {part: {"lameDuckSec": 1} for part in ("gateway", "retriever", "reader")}
+        return render(given, [CHART / "values-local.yaml"])
 
     def play(self) -> None:
-        """Start every pod; the init containers have ended when this returns."""
+        """Start every pod that stays; the init containers have ended when this returns."""
         for pod in convert(self.manifests(), self.folder / "pods"):
-            path = self.folder / f"{pod.name}.yaml"
-            path.write_text(yaml.safe_dump_all(pod.documents))
-            self.engine.podman("kube", "play", "--network", NETWORK, str(path))
-            self.pods[pod.name] = pod
+            if pod.stays:
+                self.start(pod)
+                self.pods[pod.name.removesuffix(f"-{self.release}")] = pod
+            else:
+                self.once[pod.name] = pod
+
+    def start(self, pod: Pod) -> None:
+        """One pod, in the private network."""
+        path = self.folder / f"{pod.name}.yaml"
+        path.write_text(yaml.safe_dump_all(pod.documents))
+        self.engine.podman("kube", "play", "--network", NETWORK, str(path))
 
     def address(self, pod: str) -> str:
         """A pod's IP address."""
-        infra = self.engine.podman("pod", "inspect", pod, "--format", "{{.InfraContainerID}}")
+        infra = self.engine.podman("pod", "inspect", self.pods[pod].name, "--format", "{{.InfraContainerID}}")
         return str(self.engine.inspect(infra)["NetworkSettings"]["Networks"][NETWORK]["IPAddress"])
 
     def probe(self, pod: str, kind: str) -> int:
@@ -190,9 +204,9 @@ def python(project: str) -> str:
 
 
 def aws(endpoint: str) -> dict[str, str]:
-    """For boto3, against the stand-in."""
+    """What boto3 reads, for the stand-in."""
     names = {"ENDPOINT_URL": endpoint, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}
-    return {**os.environ, **{f"AWS_{name}": value for name, value in names.items()}}
+    return {f"AWS_{name}": value for name, value in names.items()}
 
 
 def make_release(home: Path) -> str:

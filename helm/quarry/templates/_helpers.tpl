@@ -196,7 +196,7 @@ containers:
       - { name: models, mountPath: /mnt/models, readOnly: true }
       {{- if eq .component "retriever" }}
       {{- if eq .root.Values.index.store "snapshot" }}
-      - { name: index, mountPath: /mnt/index }
+      - { name: index, mountPath: /mnt/index, readOnly: true }
       {{- else }}
       - { name: home, mountPath: /mnt/home } # SQLite keeps its lock beside a file that is being written
       {{- end }}
