@@ -2,7 +2,8 @@
 
     images.py [NAME...] [--builder REF] [--base REF] [--tag TAG] [--sbom]
 
-Prints a line of JSON per image: its name, and its size in MB, unpacked, over the base. docs/images.md says what BUILDER and BASE must be.
+As many are built at a time as there are processors. Prints a line of JSON per image: its name, and its size in MB, unpacked, over the
+base. docs/images.md says what BUILDER and BASE must be.
 Where packages come from (PIP_* and UV_* variables, the certificates) is handed to the build as secrets and is in no image. State lies in
 QUARRY_HOME/images. Needs the contract's environment only; syft, for --sbom, comes from tests'.
 """
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,13 +96,15 @@ def secrets() -> Iterator[list[str]]:
 
 
 def build(by: str, name: str, wanted: Wanted) -> str:
-    """Build one image; its full name."""
+    """Build one image, and its list; its full name."""
     image = f"quarry/{name}:{wanted.tag}"
     arguments = {"BUILDER": wanted.builder, "BASE": wanted.base, "REVISION": revision()}
     given = [x for key, value in arguments.items() if value for x in ("--build-arg", f"{key}={value}")]
     extra = ["--layers=false"] if by == "buildah" else []
     with secrets() as secret:
         run(by, "build", *extra, *secret, *given, "--file", str(FOLDERS[name] / "Dockerfile"), "--tag", image, ".", quiet=True)
+    if wanted.sbom:
+        sbom(by, image, WORK / f"{name}.spdx.json")
     return image
 
 
@@ -157,11 +161,9 @@ def main() -> None:
     by = tool()
     WORK.mkdir(parents=True, exist_ok=True)
     share_cache()
-    for name in wanted.names:
-        image = build(by, name, wanted)
-        if wanted.sbom:
-            sbom(by, image, WORK / f"{name}.spdx.json")
-        print(json.dumps({"image": image, "mb_over_base": round(size(by, image) / 1e6, 1)}), flush=True)
+    with ThreadPoolExecutor(min(len(wanted.names), os.cpu_count() or 1)) as builders:
+        for image in builders.map(lambda name: build(by, name, wanted), wanted.names):
+            print(json.dumps({"image": image, "mb_over_base": round(size(by, image) / 1e6, 1)}), flush=True)
 
 
 if __name__ == "__main__":

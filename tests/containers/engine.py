@@ -111,7 +111,6 @@ class Engine:
             ("pod", "rm", "--force", "--time=0", "--all"),
             ("rm", "--force", "--time=0", "--all"),
             ("network", "prune", "--force"),
-            ("rmi", "--force", "--all"),
         ):
             self.podman(*command, check=False)
         self.run("umount", "--quiet", str(self.root / "store/overlay"), check=False)
