@@ -212,9 +212,9 @@ recall: ## Do known questions still find their documents? make recall GATEWAY_UR
 	@test -f "$(DATA)" || { echo 'say with what: make recall DATA=squad.json [GATEWAY_URL=url]'; exit 2; }
 	@python3 .github/scripts/recall_canaries.py "$(DATA)" --gateway "$(or $(GATEWAY_URL),$(GATEWAY))" --floor $(or $(FLOOR),0.95)
 
-backup: ## A consistent copy of index, ledger and releases, while ingestion runs: make backup DIR=folder
-	@test -n "$(DIR)" || { echo 'say where to: make backup DIR=folder'; exit 2; }
-	@python3 .github/scripts/backup.py "$(QUARRY_HOME)" "$(DIR)"
+backup: pipelines/ingestion/.venv/.ready ## A consistent copy of index, ledger and releases, while ingestion runs: make backup DIR=folder|s3://bucket/prefix
+	@test -n "$(DIR)" || { echo 'say where to: make backup DIR=folder (or s3://bucket/prefix)'; exit 2; }
+	@$(QUARRY_INGESTION_PYTHON) -m quarry_ingestion.backup "$(QUARRY_HOME)" "$(DIR)"
 
 restore-drill: $(SERVING:%=%/.venv/.ready) pipelines/ingestion/.venv/.ready ## Does a backup restore to something that answers? make restore-drill BACKUP=folder MODELS=folder
 	@test -d "$(BACKUP)" -a -d "$(MODELS)" || { echo 'say of what: make restore-drill BACKUP=folder MODELS=folder'; exit 2; }

@@ -8,6 +8,7 @@ Needs the standard library, and the clone's environments (`make envs`).
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -21,9 +22,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from backup import MANIFEST, sha256
-
 CLONE = Path(__file__).resolve().parents[2]
+MANIFEST = "backup.json"
 WORDS_ASKED = 12
 PASSAGES = """SELECT d.document_id, p.text FROM documents d JOIN passages p USING (document_id)
 WHERE d.principals = '["*"]' GROUP BY d.document_id ORDER BY d.document_id LIMIT ?"""
@@ -50,6 +50,12 @@ def restore(backup: Path, home: Path, models: Path) -> int:
         shutil.copy2(backup / name, home / name)
     (home / "models").symlink_to(models.resolve())
     return len(files)
+
+
+def sha256(file: Path) -> str:
+    """Of a file's bytes."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def reconcile(home: Path) -> list[dict[str, object]]:
@@ -139,7 +145,7 @@ def _free_port() -> int:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="restore_drill.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("backup", type=Path, help="folder that backup.py wrote")
+    parser.add_argument("backup", type=Path, help="folder that make backup wrote")
     parser.add_argument("--models", type=Path, required=True, help="folder that holds reader/N and retriever/N of the live release")
     parser.add_argument("--documents", type=int, default=20, help="how many documents to ask about")
     args = parser.parse_args()

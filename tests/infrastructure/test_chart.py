@@ -71,7 +71,7 @@ def test_the_gateway_knows_both_of_the_edges_keys(applied: Applied, manifests: l
     fetched = {d["secretKey"]: store.get_secret_value(SecretId=d["remoteRef"]["key"])["SecretString"] for d in wanted["data"]}
     (tmp_path / "templates").mkdir()
     (tmp_path / "Chart.yaml").write_text("apiVersion: v2\nname: filled\nversion: 0.0.1\n")
-    (tmp_path / "templates/filled.yaml").write_text("text: {{ tpl .Values.text (merge (dict \"Template\" .Template) .Values.fetched) | toJson }}")
+    (tmp_path / "templates/filled.yaml").write_text('text: {{ tpl .Values.text (merge (dict "Template" .Template) .Values.fetched) | toJson }}')
     (tmp_path / "given.yaml").write_text(yaml.safe_dump({"text": wanted["target"]["template"]["data"]["keys"], "fetched": fetched}))
     (filled,) = helm(tmp_path, tmp_path / "given.yaml")
     (tmp_path / "keys").write_text(filled["text"])

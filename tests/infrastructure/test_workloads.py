@@ -53,8 +53,22 @@ MUST: dict[str, tuple[tuple[Call, ...], tuple[Call, ...]]] = {
     "reader": SERVING,
     "retriever": SERVING,
     "ingestion": (
-        (call(GET, f"{DOCUMENTS}/a/b.pdf"), call(LIST, DOCUMENTS), call(GET, MODEL)),
-        (call(PUT, f"{DOCUMENTS}/a.pdf"), call(DELETE, f"{DOCUMENTS}/a.pdf"), call(PUT, MODEL), call(GET, f"{LOGS}/s3/x")),
+        (
+            call(GET, f"{DOCUMENTS}/a/b.pdf"),
+            call(LIST, DOCUMENTS),
+            call(GET, MODEL),
+            call(PUT, f"{BACKUPS}/2026-11-25T02-00-00Z/ledger.db"),
+            call(PUT, f"{BACKUPS}/latest"),
+        ),
+        (
+            call(PUT, f"{DOCUMENTS}/a.pdf"),
+            call(DELETE, f"{DOCUMENTS}/a.pdf"),
+            call(PUT, MODEL),
+            call(GET, f"{LOGS}/s3/x"),
+            call(PUT, f"{ARTEFACTS}/backups/latest"),
+            call(GET, f"{BACKUPS}/latest"),
+            call(DELETE, f"{BACKUPS}/latest"),
+        ),
     ),
     "training": (
         (
@@ -126,7 +140,7 @@ MUST: dict[str, tuple[tuple[Call, ...], tuple[Call, ...]]] = {
     ),
     "github-gate": (
         (call(GET, f"{ARTEFACTS}/releases/3f0c/release.json"), call(GET, f"{ARTEFACTS}/releases/models/reader/3/model.onnx"), *SERVING[0]),
-        (*SERVING[1], call("eks:DescribeCluster", CLUSTER), call(GET, f"{BACKUPS}/latest/ledger.db")),
+        (*SERVING[1], call("eks:DescribeCluster", CLUSTER), call(GET, f"{BACKUPS}/latest")),
     ),
     "github-pipelines": (
         (call("eks:DescribeCluster", CLUSTER),),
@@ -139,16 +153,16 @@ MUST: dict[str, tuple[tuple[Call, ...], tuple[Call, ...]]] = {
     ),
     "github-nightly": (
         (
-            call(GET, f"{BACKUPS}/latest/index/3f0c/index.db"),
-            call(LIST, BACKUPS, s3_prefix="latest/"),
+            call(GET, f"{BACKUPS}/2026-11-25T02-00-00Z/index/3f0c/index.db"),
+            call(LIST, BACKUPS, s3_prefix="2026-11-25T02-00-00Z/"),
             call(GET, f"{ARTEFACTS}/releases/models/reader/3/model.onnx"),
             call(LIST, ARTEFACTS, s3_prefix="releases/models/"),
             call("secretsmanager:GetSecretValue", f"{SECRET}:{NAME}/canary-key-Ab1xYz"),
         ),
         (
-            call(PUT, f"{BACKUPS}/latest/ledger.db"),
-            call(DELETE, f"{BACKUPS}/latest/ledger.db"),
-            call("s3:GetObjectVersion", f"{BACKUPS}/latest/ledger.db"),
+            call(PUT, f"{BACKUPS}/2026-11-25T02-00-00Z/ledger.db"),
+            call(DELETE, f"{BACKUPS}/2026-11-25T02-00-00Z/ledger.db"),
+            call("s3:GetObjectVersion", f"{BACKUPS}/2026-11-25T02-00-00Z/ledger.db"),
             call(LIST, BACKUPS),
             call(GET, f"{DOCUMENTS}/a.pdf"),
             call(GET, f"{ARTEFACTS}/mlflow/1/model"),

@@ -72,7 +72,7 @@ class Workload:
 
     @property
     def component(self) -> str:
-        """gateway, retriever, reader, ingestion, collect, reconcile, test."""
+        """gateway, retriever, reader, ingestion, collect, reconcile, backup, test."""
         return self.labels.get("app.kubernetes.io/component", "")
 
 

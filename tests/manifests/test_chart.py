@@ -71,8 +71,8 @@ EXPECTED = {
     ("gateway", "retriever", 9000),
     ("gateway", "reader", 9000),
     ("gateway", "ingestion", 9004),
-} | {(one, *to) for one in ("retriever", "reader", "ingestion", "collect", "reconcile") for to in ((OUTSIDE, 443), (NODE, 80))}
-RESOLVE = {(one, DNS, 53) for one in ("gateway", "retriever", "reader", "ingestion", "collect", "reconcile", "test")}
+} | {(one, *to) for one in ("retriever", "reader", "ingestion", "collect", "reconcile", "backup") for to in ((OUTSIDE, 443), (NODE, 80))}
+RESOLVE = {(one, DNS, 53) for one in ("gateway", "retriever", "reader", "ingestion", "collect", "reconcile", "backup", "test")}
 
 
 def test_the_flows_that_are_allowed_are_those_of_the_picture_and_no_others() -> None:
@@ -101,6 +101,16 @@ def test_the_values_are_those_of_terraforms_environment(name: str) -> None:
         else:
             assert workload.pod["nodeSelector"] == {label: "serving"}
             assert workload.pod["tolerations"] == [{"key": key, "operator": "Equal", "value": "serving", "effect": kinds[effect]}]
+
+
+def test_the_index_is_backed_up_where_a_prefix_says_by_ingestions_own_command() -> None:
+    found = {w.owner["metadata"]["name"]: w for w in workloads(render(values(), [CHART / "values-production.yaml", ACCOUNT]))}
+    [container] = found["quarry-backup"].pod["containers"]
+    assert container["command"] == ["python3", "-m", "quarry_ingestion.backup"]
+    assert (CLONE / "pipelines/ingestion/src/quarry_ingestion/backup.py").is_file()
+    assert container["args"] == [found["quarry-ingestion"].pod["containers"][0]["args"][-1], AWS["ingestion"]["backup"]["prefix"]]
+    without = render(values(index={"store": "volume"}, ingestion={"enabled": True}))
+    assert not [m for m in without if "backup" in m["metadata"]["name"]]
 
 
 def test_the_picture_in_the_docs_is_drawn_from_the_manifests() -> None:
@@ -197,6 +207,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no target group": ({"gateway": {"edge": {"targetGroup": "quarry-staging"}}}, "/gateway/edge/targetGroup"),
     "one secret": ({"gateway": {"edge": {"externalSecrets": "quarry-staging/edge-key-a"}}}, "/gateway/edge/externalSecrets"),
     "a taint of another kind": ({"nodes": {"tolerations": [{"effect": "NO_SCHEDULE"}]}}, "/nodes/tolerations/0/effect"),
+    "a backup to a folder": ({"ingestion": {"backup": {"prefix": "/backups"}}}, "/ingestion/backup/prefix"),
     "deadline over the edge's": ({"gateway": {"deadlineMs": 30000}}, "/gateway/deadlineMs"),
     "a network file system": ({"index": {"store": "volume", "volume": {"accessMode": "ReadWriteMany"}}}, "additional properties 'accessMode'"),
 }
@@ -250,4 +261,3 @@ def test_what_the_test_hook_runs_is_the_file_and_python() -> None:
     compile(code, "ask.py", "exec")
     assert code.strip() == (CHART / "ask.py").read_text().strip()
     assert problems(pod) == []
-

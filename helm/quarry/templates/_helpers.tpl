@@ -227,7 +227,7 @@ affinity:
             app.kubernetes.io/name: quarry
             app.kubernetes.io/instance: {{ .Release.Name }}
           matchExpressions:
-            - { key: app.kubernetes.io/component, operator: In, values: [retriever, ingestion, collect, reconcile] }
+            - { key: app.kubernetes.io/component, operator: In, values: [retriever, ingestion, collect, reconcile, backup] }
 {{- end }}
 {{- end -}}
 

@@ -43,7 +43,11 @@ output "chart" {
         image = { repository = module.registry.urls["gateway"] }
         edge  = { externalSecrets = values(module.edge.secret_names), targetGroup = module.edge.target_group_arn }
       }
-      ingestion = { image = { repository = module.registry.urls["ingestion"] }, source = "s3://${module.storage.names["documents"]}/" }
+      ingestion = {
+        image  = { repository = module.registry.urls["ingestion"] }
+        source = "s3://${module.storage.names["documents"]}/"
+        backup = { prefix = "s3://${module.storage.names["backups"]}" }
+      }
     },
   ))
 }

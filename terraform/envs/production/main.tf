@@ -31,7 +31,7 @@ module "storage" {
   buckets = {
     documents = {}
     artefacts = {}
-    backups   = { keep_replaced_days = local.keep_backups_days }
+    backups   = { keep_days = local.keep_backups_days }
     logs      = { keep_days = local.keep_logs_days }
   }
 }

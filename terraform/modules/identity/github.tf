@@ -112,7 +112,7 @@ data "aws_iam_policy_document" "nightly" {
   statement {
     sid       = "ReadBackups"
     actions   = ["s3:GetObject"]
-    resources = ["${local.backups}/latest/*"]
+    resources = ["${local.backups}/*"]
   }
   statement {
     sid       = "ReadTheCanariesKey"

@@ -33,7 +33,7 @@ data "aws_iam_policy_document" "list" {
     training = { bucket = local.artefacts, prefixes = ["releases/*", "mlflow/*", "datasets/*"] }
     mlflow   = { bucket = local.artefacts, prefixes = ["mlflow/*"] }
     airflow  = { bucket = local.logs, prefixes = ["airflow/*"] }
-    backups  = { bucket = local.backups, prefixes = ["latest/*"] }
+    backups  = { bucket = local.backups, prefixes = ["*"] }
   }
   statement {
     sid       = "List${title(each.key)}"
@@ -68,6 +68,21 @@ data "aws_iam_policy_document" "ingestion" {
     sid       = "ListDocuments"
     actions   = ["s3:ListBucket", "s3:GetBucketLocation"]
     resources = [local.documents]
+  }
+  statement {
+    sid       = "WriteBackups"
+    actions   = ["s3:PutObject", "s3:AbortMultipartUpload"]
+    resources = ["${local.backups}/*"]
+  }
+  statement {
+    sid       = "BackupsGetEncrypted"
+    actions   = ["kms:GenerateDataKey"]
+    resources = [var.key_arn]
+    condition {
+      test     = "StringEquals"
+      variable = "kms:ViaService"
+      values   = ["s3.${data.aws_region.this.name}.amazonaws.com"]
+    }
   }
 }
 

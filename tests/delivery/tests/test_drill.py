@@ -1,5 +1,6 @@
 """A backup made while ingestion writes, restored into a fresh home, reconciled and asked: real index, real services, tiny models."""
 
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -17,6 +18,8 @@ from quarry_delivery.workflows import CLONE
 from .conftest import SCRIPTS, needs_environments
 
 DOCUMENTS = 40
+PYTHON = str(CLONE / "pipelines/ingestion/.venv/bin/python")
+DRILL = str(SCRIPTS / "restore_drill.py")
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +41,18 @@ def write(folder: Path, how_many: int) -> None:
         (folder / f"{i}.txt").write_text(f"It is {WORDS[i % len(WORDS)]} {WORDS[(i * 7 + 3) % len(WORDS)]}, number {i}.")
 
 
-def run(script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run([sys.executable, str(SCRIPTS / script), *arguments], capture_output=True, text=True, check=False)
+def run(*command: str) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
 
 def drill(backup: Path, machine: Machine) -> "subprocess.CompletedProcess[str]":
-    return run("restore_drill.py", str(backup), "--models", str(machine.home / "models"), "--documents", "5")
+    return run(sys.executable, DRILL, str(backup), "--models", str(machine.home / "models"), "--documents", "5")
+
+
+def back_up(home: Path, to: Path) -> "subprocess.CompletedProcess[str]":
+    return run(PYTHON, "-m", "quarry_ingestion.backup", str(home), str(to))
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +60,11 @@ def backup(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Made while an ingestion of more documents runs."""
     to = tmp_path_factory.mktemp("backups") / "latest"
     write(machine.home / "documents", DOCUMENTS)
-    python = str(CLONE / "pipelines/ingestion/.venv/bin/python")
     source = [str(machine.home / "documents"), "--home", str(machine.home), "--model-dir", str(machine.home / "models/retriever/1")]
-    with subprocess.Popen([python, "-m", "quarry_ingestion", *source], stdout=subprocess.PIPE, text=True) as writing:
+    with subprocess.Popen([PYTHON, "-m", "quarry_ingestion", *source], stdout=subprocess.PIPE, text=True) as writing:
         while indexed(machine.home) <= 5 and writing.poll() is None:
             pass
-        made = run("backup.py", str(machine.home), str(to))
+        made = back_up(machine.home, to)
         assert made.returncode == 0, made.stderr
         writing.communicate()
     assert indexed(machine.home) == DOCUMENTS
@@ -98,11 +104,8 @@ def test_a_backup_without_a_whole_file_is_told(machine: Machine, backup: Path, t
 
 def rewritten(copy: Path, name: str) -> None:
     """The manifest says that this is what was copied."""
-    sys.path.insert(0, str(SCRIPTS))
-    from backup import sha256
-
     manifest = json.loads((copy / "backup.json").read_text())
-    manifest["files"][name] = sha256(copy / name)
+    manifest["files"][name] = hashlib.sha256((copy / name).read_bytes()).hexdigest()
     (copy / "backup.json").write_text(json.dumps(manifest))
 
 
@@ -110,7 +113,7 @@ def test_models_that_are_not_the_releases_are_told(machine: Machine, backup: Pat
     models = Path(shutil.copytree(machine.home / "models", tmp_path / "models"))
     shutil.rmtree(models / "reader/1")
     shutil.copytree(models / "reader/2", models / "reader/1")
-    told = run("restore_drill.py", str(backup), "--models", str(models))
+    told = run(sys.executable, DRILL, str(backup), "--models", str(models))
     assert told.returncode == 1
     assert "the restore drill failed: the stack does not start: " in told.stderr
 
@@ -134,5 +137,5 @@ def test_a_backup_of_no_release_is_told(machine: Machine, backup: Path, tmp_path
 
 
 def test_a_backup_is_not_written_over_another_nor_of_nothing(machine: Machine, backup: Path, tmp_path: Path) -> None:
-    assert "is there already" in run("backup.py", str(machine.home), str(backup)).stderr
-    assert "has no ledger.db" in run("backup.py", str(tmp_path), str(tmp_path / "b")).stderr
+    assert "is there already" in back_up(machine.home, backup).stderr
+    assert "has no ledger.db" in back_up(tmp_path, tmp_path / "b").stderr
