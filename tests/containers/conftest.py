@@ -38,10 +38,10 @@ def world(engine: Engine, sizes: dict[str, float], tmp_path_factory: pytest.Temp
     s3, endpoint = start_s3(make_network(engine))
     environment = {**os.environ, **aws(endpoint)}
     made = World(engine, folder, release, endpoint)
-    script = f"import boto3; boto3.client('s3').create_bucket(Bucket={BUCKET!r})"
+    bucket = [str(CLONE / "k8s/bucket.py"), BUCKET]
     push = ["-m", "quarry_ingestion.artefacts", "push", release, "--home", str(folder), "--to", made.bucket]
     try:
-        for command in (["-c", script], push):
+        for command in (bucket, bucket, push):  # as k8s/cluster.sh does, again and again
             subprocess.run([python("pipelines/ingestion"), *command], env=environment, check=True, capture_output=True, timeout=120)
         made.play()
         made.wait_ready()

@@ -55,7 +55,7 @@ class World:
         """What helm renders for a laptop, with this release, these images and this store."""
         given = {
             "releases": {"live": {"manifest": (self.folder / "releases" / self.release / "release.json").read_text()}},
-            "artefacts": {"prefix": self.bucket, "environment": aws(self.endpoint)},
+            "artefacts": {"prefix": self.bucket, "environment": aws(self.endpoint), "existingSecret": ""},
             "images": {"tag": TAG},
             "test": {"question": QUESTIONS[0]},
         } | {part: {"lameDuckSec": 1} for part in ("gateway", "retriever", "reader")}

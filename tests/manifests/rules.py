@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from .chart import Workload, workloads
+from .chart import CLONE, Workload, workloads
 from .flows import closed
 from .schemas import Manifest, problems
 
@@ -27,6 +27,7 @@ RESTRICTED = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
+CLUSTER = CLONE / "k8s/cluster.sh"  # what makes secrets on a laptop
 IMAGE = re.compile(r"[a-z0-9./:_-]+(@sha256:[0-9a-f]{64}|:(?!latest$)[A-Za-z0-9._-]+)")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -237,6 +238,7 @@ def _routes(manifests: Sequence[Manifest]) -> Iterator[str]:
 
 def _secrets(manifests: Sequence[Manifest]) -> Iterator[str]:
     made = {m["spec"]["target"]["name"] for m in manifests if m["kind"] == "ExternalSecret"}
+    made |= set(re.findall(r"create secret generic ([a-z-]+)", CLUSTER.read_text()))
     for manifest in manifests:
         if manifest["kind"] == "Secret":
             yield f"Secret {manifest['metadata']['name']} is in the chart"
@@ -246,6 +248,7 @@ def _secrets(manifests: Sequence[Manifest]) -> Iterator[str]:
                 yield f"ExternalSecret {manifest['metadata']['name']}: what is fetched is not what is written"
     for workload in workloads(manifests):
         used = {v["valueFrom"]["secretKeyRef"]["name"] for c in _all(workload) for v in c.get("env", []) if "secretKeyRef" in v.get("valueFrom", {})}
+        used |= {e["secretRef"]["name"] for c in _all(workload) for e in c.get("envFrom", [])}
         used |= {v["secret"]["secretName"] for v in workload.pod.get("volumes", []) if "secret" in v}
         for name in used - made:
             if not name.startswith("existing-"):

@@ -28,6 +28,11 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "least": {},
     "pinecone": PINECONE | {"ingestion": {"enabled": True}},
     "volume": {"index": {"store": "volume", "volume": {"existingClaim": "existing-index"}}, "ingestion": {"enabled": True, "source": "s3://b/documents/"}},
+    "keys of a store": {
+        "artefacts": {"prefix": "s3://bucket/releases", "existingSecret": "existing-keys"},
+        "index": {"store": "volume"},
+        "ingestion": {"enabled": True},
+    },
     "tokens": JWT,
     "edge": KEYS,
     "account": AWS | {"index": {"store": "volume"}, "ingestion": AWS["ingestion"] | {"enabled": True}},

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from .chart import CHART, HELM
+from .chart import ACCOUNT, CHART, HELM, Workload, render, values, workloads
 from .schemas import MINOR_VERSIONS, Manifest, Unknown, problems
 
 CLONE = Path(__file__).parents[2]
 K8S = CLONE / "k8s"
 OVERLAYS = ("kind", "staging", "production")
 DELIVERS = {"Role quarry/quarry-deploy", "Role monitoring/forward-port", "Role kubeflow/forward-port"}  # base/access.yaml
+OURS = re.compile(r"quarry/[a-z]+:(local|unset)")  # the deployment says which, by digest
 CLOSED = ("quarry", "mlflow")  # nothing in or out that no policy allows
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed: install it to render k8s/ by kustomize")
 pytestmark = needs_kubectl
@@ -57,7 +58,7 @@ def test_every_object_fits_the_schemas_of_three_kubernetes_versions(overlay: str
 
 
 def test_the_schemas_refuse_what_is_not_a_field_and_what_they_do_not_know() -> None:
-    [deployment] = named(everything("kind"), "Deployment")
+    deployment = next(named(everything("kind"), "Deployment"))
     assert len(problems({**deployment, "spec": {**deployment["spec"], "replica": 1}})) == len(MINOR_VERSIONS)
     [secret] = (m for m in everything("staging") if m["kind"] == "ExternalSecret")
     assert problems({**secret, "spec": {**secret["spec"], "target": {"nam": "x"}}}) == ["spec.target.nam: is not a field"]
@@ -103,7 +104,7 @@ def test_our_pods_keep_the_restricted_profile_and_say_what_they_need(overlay: st
             assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
             assert "memory" in container["resources"]["limits"]
             assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
-            assert re.fullmatch(r"quarry/[a-z]+:(local|unset)", container["image"]), "the deployment says which, by digest"
+            assert OURS.fullmatch(container["image"]) or (overlay, container["image"].partition(":")[0]) == ("kind", "chrislusf/seaweedfs"), container["image"]
             ports = {p["name"] for p in container["ports"]}
             assert {container[p]["httpGet"]["port"] for p in ("startupProbe", "readinessProbe", "livenessProbe")} <= ports
             mounted = {m["name"] for m in container["volumeMounts"]}
@@ -197,6 +198,38 @@ def test_the_delivery_may_change_every_kind_that_is_not_kubernetes_own() -> None
     kinds = re.findall(r"^apiVersion: (\S+\.\S+)/\S+\nkind: (\w+)$", templates, re.MULTILINE)
     assert {(group, f"{kind.lower()}s") for group, kind in kinds if not group.endswith("k8s.io")} == granted
     assert all({"create", "update", "patch", "delete", "get", "list", "watch"} == set(rule["verbs"]) for rule in role["rules"])
+
+
+def test_kinds_releases_come_from_its_own_store_which_only_the_chart_reaches() -> None:
+    """The address in values-local.yaml is the Service of the component; whoever fetches is let in there, and let out to it."""
+    given = yaml.safe_load((CLONE / "helm/quarry/values-local.yaml").read_text())
+    manifests = everything("kind")
+    [service] = (m for m in named(manifests, "Service") if m["metadata"]["name"] == "object-store")
+    [port] = service["spec"]["ports"]
+    assert service["metadata"]["namespace"] == "quarry"
+    assert given["artefacts"]["environment"]["AWS_ENDPOINT_URL"] == f"http://object-store:{port['port']}"
+    assert f"create secret generic {given['artefacts']['existingSecret']} " in (K8S / "cluster.sh").read_text()
+    assert given["network"]["objectStore"] == {"peers": [{"podSelector": {"matchLabels": service["spec"]["selector"]}}], "port": port["port"]}
+    [policy] = (m["spec"] for m in named(manifests, "NetworkPolicy") if m["metadata"]["name"] == "object-store")
+    [rule] = policy["ingress"]
+    [chosen] = rule["from"][0]["podSelector"]["matchExpressions"]
+    fetching = {w.component for w in workloads(render(values(), [CHART / "values-production.yaml", ACCOUNT])) if _reads_objects(w)}
+    assert fetching == set(chosen["values"])
+    for overlay in ("staging", "production"):
+        assert not [m for m in everything(overlay) if m["metadata"]["name"] == "object-store"]
+
+
+def _reads_objects(workload: Workload) -> bool:
+    containers = [*workload.pod.get("initContainers", []), *workload.pod["containers"]]
+    return any(v["name"].startswith("AWS_") for c in containers for v in c.get("env", []))
+
+
+def test_the_cluster_is_refused_where_its_tools_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname") or "")
+    (tmp_path / "docker").symlink_to("/bin/true")
+    done = subprocess.run(["/bin/bash", str(K8S / "cluster.sh")], env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "make cluster needs docker, kind, kubectl and helm; kind is not installed" in done.stderr
 
 
 def test_values_are_yaml_and_belong_to_a_chart_that_is_pinned() -> None:

@@ -124,6 +124,7 @@ imagePullSecrets:
     - { name: {{ $name }}, value: {{ $value | quote }} }
     {{- end }}
   {{- end }}
+  {{- include "quarry.objectKeys" .root | nindent 2 }}
   securityContext:
     {{- include "quarry.containerSecurity" . | nindent 4 }}
   resources:
@@ -135,6 +136,14 @@ imagePullSecrets:
     - { name: index, mountPath: /mnt/index }
     {{- end }}
     - { name: tmp, mountPath: /tmp }
+{{- end -}}
+
+{{/* Keys of an object store that knows no pod's role. */}}
+{{- define "quarry.objectKeys" -}}
+{{- with .Values.artefacts.existingSecret -}}
+envFrom:
+  - secretRef: { name: {{ . }} }
+{{- end }}
 {{- end -}}
 
 {{/* Retriever or reader of one release: the pod, the same under Seldon and as a plain Deployment. */}}
