@@ -101,6 +101,8 @@ def build(by: str, name: str, wanted: Wanted) -> str:
     arguments = {"BUILDER": wanted.builder, "BASE": wanted.base, "REVISION": revision()}
     given = [x for key, value in arguments.items() if value for x in ("--build-arg", f"{key}={value}")]
     extra = ["--layers=false"] if by == "buildah" else []
+    if wheels := next((os.environ[name] for name in ("UV_FIND_LINKS", "PIP_FIND_LINKS") if Path(os.environ.get(name) or "/nowhere").is_dir()), None):
+        extra += ["--build-context", f"wheels={wheels}"]
     with secrets() as secret:
         run(by, "build", *extra, *secret, *given, "--file", str(FOLDERS[name] / "Dockerfile"), "--tag", image, ".", quiet=True)
     if wanted.sbom:

@@ -14,7 +14,8 @@ from .engine import TAG, Engine
 
 MB_OVER_BASE = {"gateway": 250, "reader": 500, "retriever": 500, "ingestion": 500}
 NAMES = sorted(MB_OVER_BASE)
-CONTEXT_MB = 3
+CONTEXT_MB = 25
+BASE_READER = Path("pipelines/training/models/base-reader/weights.safetensors")  # what training starts from, 21 MB of the context
 # In the image: every file's name under /app, and which packages are installed.
 CONTENT = """
 import importlib.metadata, json, os
@@ -48,6 +49,11 @@ def test_an_image_holds_what_serving_needs_and_nothing_that_builds_tests_or_trai
     models = [file for file in found["files"] if file.endswith((".onnx", ".safetensors", ".pth")) and "/onnxruntime/datasets/" not in file]
     assert models == [], "they come when a pod starts"
     assert any(file.endswith(".pyc") for file in found["files"]), "nothing can be compiled where nothing can be written"
+
+
+def test_kubeflows_executor_runs_where_a_step_of_a_pipeline_is(engine: Engine, sizes: dict[str, float]) -> None:
+    command = ["--env=_KFP_RUNTIME=true", "--entrypoint=python3", f"quarry/ingestion:{TAG}", "-c", "import kfp.dsl.executor_main"]
+    engine.podman("run", "--rm", "--read-only", "--network=none", *command)
 
 
 def test_an_image_runs_as_a_number_without_a_shell_and_says_what_it_is(engine: Engine, image: str) -> None:
@@ -93,5 +99,6 @@ def test_the_context_is_our_sources_and_nothing_else(engine: Engine, tmp_path: P
         engine.podman("image", "umount", "localhost/context")
     assert Path("services/gateway/src/quarry_gateway/app.py") in files
     assert sum(files.values()) < CONTEXT_MB * 1e6
+    assert files.pop(BASE_READER) > 1e6
     assert {path.parts[0] for path in files} == {"services", "pipelines"}
     assert not [path for path in files if {".venv", "tests", "models", "data", "__pycache__", "bench"} & set(path.parts)]

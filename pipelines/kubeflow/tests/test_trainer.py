@@ -30,7 +30,7 @@ def test_every_field_is_one_of_trainers() -> None:
 def test_the_scripts_options_are_the_scripts_own() -> None:
     known = set(re.findall(r'add_argument\("(--[a-z-]+)"', FIT.read_text()))
     trainer = manifest()["spec"]["trainer"]
-    assert trainer["command"] == ["torchrun", "-m", "quarry_training.fit"]
+    assert trainer["command"] == ["python3", "-m", "torch.distributed.run", "-m", "quarry_training.fit"]
     assert {a.partition("=")[0] for a in trainer["args"]} <= known
 
 

@@ -8,9 +8,9 @@ interpreters of their environments.
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Markdown, Metrics, Model, Output
 
-# Replaced by digest when a pipeline is submitted.
-TRAINING_IMAGE = "quarry/training-python:latest"
-INGESTION_IMAGE = "quarry/ingestion-python:latest"
+# `make images` builds them; replaced by digest when a pipeline is submitted.
+TRAINING_IMAGE = "quarry/training:0.1.0"
+INGESTION_IMAGE = "quarry/ingestion:0.1.0"
 
 
 def run_step(module, *arguments, accept=(0,), **environment):  # type: ignore[no-untyped-def]

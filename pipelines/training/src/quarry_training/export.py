@@ -5,6 +5,7 @@ Every export is checked: ONNX Runtime must give PyTorch's numbers, or nothing is
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -172,6 +173,9 @@ def _finish(out: Path, tokenizer_from: Path, files: Sequence[str], fields: dict[
 
 
 def _commit() -> str | None:
+    """In an image, what it was built from; there is no git."""
+    if built_from := os.environ.get("QUARRY_REVISION"):
+        return built_from
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
 
