@@ -245,6 +245,9 @@ packages: ## The Debian packages that tests start: installed if you are root, el
 images: services/contract/.venv/.ready tests/.venv/.ready ## Build the images by docker or buildah, with a list of what is in each: make images [I="gateway reader"] [BUILDER=python@sha256:... BASE=...] [TAG=dev]
 	@services/contract/.venv/bin/python local/images.py $(I) --sbom --tag "$(or $(TAG),dev)" --builder "$(BUILDER)" --base "$(BASE)"
 
+training-image: services/contract/.venv/.ready tests/.venv/.ready ## Build the image of training on the tests' base, and run compiled steps of the pipelines in it
+	@cd tests && .venv/bin/python -m containers.training
+
 lint: $(P:%=%/.venv/.ready) ## ruff and mypy --strict over all src/
 	@for p in $(P); do echo "== $$p"; (cd $$p && .venv/bin/ruff check . && { test ! -d src || .venv/bin/mypy src; }) || exit 1; done
 	@services/contract/.venv/bin/ruff check local .github && services/contract/.venv/bin/mypy --strict local && services/contract/.venv/bin/mypy --strict .github/scripts
@@ -331,5 +334,5 @@ $(TOOLS)/encoder-peer/.ready: pipelines/ingestion/bench/encoder.lock | $(UV)
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest ingest-airflow forget reconcile inventory train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest bench-encoder bench-engines deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images edge cost
+.PHONY: help demo up down ask ingest ingest-airflow forget reconcile inventory train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest bench-encoder bench-engines deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images training-image edge cost
 .SECONDARY:

@@ -92,10 +92,10 @@ class Engine:
         self.podman("import", "--quiet", str(archive), f"localhost/{name}:{TAG}")
         archive.unlink()
 
-    def build(self, *names: str) -> dict[str, float]:
+    def build(self, *names: str, base: str = "base") -> dict[str, float]:
         """Our images on these bases, as `make images` does it; megabytes of each over its base."""
         python = str(CLONE / "services/contract/.venv/bin/python")
-        bases = ["--builder", f"localhost/builder:{TAG}", "--base", f"localhost/base:{TAG}"]
+        bases = ["--builder", f"localhost/builder:{TAG}", "--base", f"localhost/{base}:{TAG}"]
         done = self.run(python, str(CLONE / "local/images.py"), *names, *bases, "--tag", TAG)
         return {line["image"]: line["mb_over_base"] for line in map(json.loads, done.stdout.splitlines())}
 
