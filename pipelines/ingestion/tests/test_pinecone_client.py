@@ -39,7 +39,7 @@ def make(pinecone: Standin) -> Iterator[Callable[..., Namespace]]:
     made = []
 
     def namespace(**more: Any) -> Namespace:
-        made.append(Namespace(pinecone.url, "generation", DIMENSION, **more))
+        made.append(Namespace(pinecone.url, "generation", DIMENSION, **{"call_sec": 180.0, **more}))
         return made[-1]
 
     yield namespace

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -65,7 +66,7 @@ def opened(folder: Path, pinecone: Standin) -> Iterator[Open]:
     made = []
 
     def store() -> PineconeStore:
-        made.append(PineconeStore(folder, pinecone.url, lambda text: passage_terms(text.split()), call_sec=20))
+        made.append(PineconeStore(folder, pinecone.url, 20, lambda text: passage_terms(text.split())))
         return made[-1]
 
     yield store
@@ -120,7 +121,7 @@ def test_both_hold_the_same_after_every_change(pinecone: Standin, opened: Open, 
     assert store.delete("a")
     assert not store.delete("a")
     assert found(pinecone, folder) == passage_ids(folder) == {"b-2-0"}
-    assert store.reconcile_vectors() == {"orphans": 0, "gaps": 0, "differing": 0}
+    assert store.reconcile_vectors(nullcontext) == {"orphans": 0, "gaps": 0, "differing": 0}
 
 
 def test_principals_and_filters_are_pinecones_too(pinecone: Standin, opened: Open, folder: Path) -> None:
@@ -134,7 +135,7 @@ def test_principals_and_filters_are_pinecones_too(pinecone: Standin, opened: Ope
     assert store.set_principals("a", ["user:z"])
     assert found(pinecone, folder, "user:y") == {"b-1-0"}
     assert found(pinecone, folder, "user:z") == {"a-1-0", "b-1-0"}
-    assert store.reconcile_vectors() == {"orphans": 0, "gaps": 0, "differing": 0}
+    assert store.reconcile_vectors(nullcontext) == {"orphans": 0, "gaps": 0, "differing": 0}
 
 
 def test_a_question_sees_one_version_at_any_moment(pinecone: Standin, opened: Open, folder: Path) -> None:
@@ -179,7 +180,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from tests.test_pinecone_store import PineconeStore, put
-store = PineconeStore(Path(sys.argv[1]), sys.argv[2])
+store = PineconeStore(Path(sys.argv[1]), sys.argv[2], 20)
 print("begins", flush=True)
 put(store, "a", 2, 5) if sys.argv[3] == "put" else store.delete("a")
 """
@@ -190,7 +191,7 @@ def test_killed_on_its_way_it_is_finished_by_the_next(
     change: str, path: str, pinecone: Standin, opened: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kill -9 while it waits for Pinecone to show what it wrote, before the switch and after it."""
-    first = PineconeStore(folder, pinecone.url)
+    first = PineconeStore(folder, pinecone.url, 20)
     put(first, "a", 1)
     put(first, "b", 1)
     first.close()
@@ -211,7 +212,9 @@ def test_killed_on_its_way_it_is_finished_by_the_next(
     assert passage_ids(folder) == there
     assert found(pinecone, folder) > there  # so there is something to finish
     monkeypatch.setenv(PINECONE_HOST, pinecone.url)
-    open_store(folder).close()
+    store = open_store(folder)
+    assert store.settle() > 0
+    store.close()
     assert found(pinecone, folder) == there
     assert opened().settle() == 0
 
@@ -226,16 +229,16 @@ def test_reconciliation_finds_and_repairs(pinecone: Standin, opened: Open, folde
     [kept] = store._records(["b-1-0"])
     store.namespace.put([Record("b-1-0", kept.vector, {**kept.metadata, "principals": ["user:old"]}, kept.sparse)])
     store.namespace.put([Record("b-1-1", vector, kept.metadata, kept.sparse), Record("b-1-2", kept.vector, kept.metadata)])
-    assert store.reconcile_vectors() == {"orphans": 1_100, "gaps": 1_050, "differing": 3}
+    assert store.reconcile_vectors(nullcontext) == {"orphans": 1_100, "gaps": 1_050, "differing": 3}
     assert found(pinecone, folder) <= passage_ids(folder)
     assert set(store.namespace.ids()) == passage_ids(folder)
-    assert store.reconcile_vectors() == {"orphans": 0, "gaps": 0, "differing": 0}
+    assert store.reconcile_vectors(nullcontext) == {"orphans": 0, "gaps": 0, "differing": 0}
 
 
 def test_without_the_key_it_says_what_to_do(folder: Path, pinecone: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PINECONE_API_KEY")
     with pytest.raises(VectorStoreError, match="PINECONE_API_KEY is not set"):
-        PineconeStore(folder, pinecone.url)
+        PineconeStore(folder, pinecone.url, 20)
     monkeypatch.setenv(PINECONE_HOST, pinecone.url)
     with pytest.raises(VectorStoreError, match="PINECONE_API_KEY is not set"):
         open_store(folder)

@@ -41,3 +41,9 @@ def test_terms_have_the_same_indices_on_both_sides() -> None:
     assert weights[crane] > weights[wind] > 0
     assert len(passage_terms([str(n) for n in range(3 * MAX_TERMS)]).indices) == MAX_TERMS
     assert weighted([1.0, 2.0], Sparse((7,), (4.0,)), 0.75) == ([0.75, 1.5], Sparse((7,), (1.0,)))
+
+
+def test_a_list_of_principals_too_long_for_metadata_narrows_nothing_down() -> None:
+    many = [f"group:{n:0250}" for n in range(100)]
+    assert metadata_of(PLACE, {}, many)["principals"] == ["*"]
+    assert metadata_of(PLACE, {}, many[:70])["principals"] == many[:70]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quarry_contract.manifests import INDEX_MANIFEST
+from quarry_contract.vector_store import VectorStoreError
 
 from .blocks import Document
 from .jobs import UPLOADS_FOLDER, upload_path
@@ -34,23 +35,49 @@ def forget(home: Path, document_id: str) -> dict[str, Any]:
     Raises:
         SourceError: there is no such document.
         ManifestError: a target is not whole.
+        VectorStoreError: Pinecone fails; the rest is done.
     """
     with writer(home) as made:
         with writing(home):
             wanted = _traces(made, document_id)
+            passages = {target.generation: target.store.passage_ids(document_id) for target in made.targets.now()}
             entry = made.ledger.by_document(document_id)
             if entry is not None:
                 made.ledger.forget(entry.source, entry.uri)  # first, so that no run brings it back in between
-            for target in made.targets.now():
-                target.store.delete(document_id)
-                target.store.drop_graphs()
-            _drop_jobs(made, document_id)
+            vectors = _drop(made, document_id, passages)
             made.ledger.remove(document_id)
         with contextlib.suppress(SourceError), only_one(home):
             shutil.rmtree(home / READING, ignore_errors=True)
         databases = [target.store.database for target in made.targets.now()] + [made.ledger.database]
         emptied = not [database for database in databases if not checkpoint(database)]
-        return {"document": document_id, "emptied": emptied, **_proof(made, document_id, wanted)}
+        return {"document": document_id, "emptied": emptied, **_proof(made, document_id, wanted, vectors)}
+
+
+def _drop(made: Writer, document_id: str, passages: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """Out of every target, and out of jobs and uploads; what vector stores say of it. All that needs no vector store is done when one fails.
+
+    Raises:
+        VectorStoreError: one fails, or does not show in time what was deleted.
+    """
+    failed: list[VectorStoreError] = []
+    with _collected(failed):
+        made.each(lambda store: store.delete(document_id))
+    made.each(lambda store: store.drop_graphs())
+    _drop_jobs(made, document_id)
+    found: list[dict[str, Any] | None] = []
+    with _collected(failed):
+        made.each(lambda store: found.append(store.forget_vectors(document_id, passages[store.manifest.generation])))
+    if failed:
+        raise VectorStoreError(f"{document_id} is out of index and answers, but that its vectors are gone cannot be said; forget it again: {failed[0]}")
+    return [told for told in found if told is not None]
+
+
+@contextlib.contextmanager
+def _collected(failed: list[VectorStoreError]) -> Iterator[None]:
+    try:
+        yield
+    except VectorStoreError as error:
+        failed.append(error)
 
 
 def _traces(made: Writer, document_id: str) -> dict[str, list[bytes]]:
@@ -61,7 +88,7 @@ def _traces(made: Writer, document_id: str) -> dict[str, list[bytes]]:
     """
     entry = made.ledger.by_document(document_id)
     found: dict[str, list[bytes]] = {"words": [], "names": [], "vectors": []}
-    known = entry is not None or _jobs_of(made, document_id)
+    known = entry is not None or bool(_jobs_of(made, document_id))
     for target in made.targets.now():
         document = target.store.document(document_id)
         if document is None:
@@ -71,7 +98,7 @@ def _traces(made: Writer, document_id: str) -> dict[str, list[bytes]]:
         found["vectors"] += [vector[:VECTOR_BYTES] for _, vector in passages[:MAX_VECTORS] if vector and any(vector)]
         found["names"] = [document.version.encode(), *(chunk.passage_id.encode() for chunk, _ in passages[:MAX_VECTORS])]
         found["words"] = [word.encode() for word in _longest(document)]
-    if not known:
+    if not known and not any(target.store.vectors_of(document_id) for target in made.targets.now()):
         raise SourceError(f"there is no document {document_id}")
     return found | {"names": [*found["names"], document_id.encode()]}
 
@@ -91,15 +118,17 @@ def _drop_jobs(made: Writer, document_id: str) -> None:
     made.ledger.database.execute("DELETE FROM jobs WHERE document_id = ? AND open = 0", (document_id,))
 
 
-def _proof(made: Writer, document_id: str, wanted: dict[str, list[bytes]]) -> dict[str, Any]:
-    """Search the raw files for what no other document accounts for."""
+def _proof(made: Writer, document_id: str, wanted: dict[str, list[bytes]], vectors: list[dict[str, Any]]) -> dict[str, Any]:
+    """Search the raw files for what no other document accounts for; and what is left in vector stores."""
     own = {kind: _not_in(needles, _vectors(made) if kind == "vectors" else _texts(made)) for kind, needles in wanted.items()}
     own["words"] = own["words"][:MAX_WORDS]
     files = {path: str(path.relative_to(made.home)) for path in _files(made)}
     found = [{"file": name, "kind": kind} for path, name in files.items() for kind, needles in own.items() if _any_in(path, needles)]
+    found += [{"file": f"namespace {told['namespace']}", "kind": "vectors"} for told in vectors if told["found"]]
     rows = sum(target.store.document(document_id) is not None or bool(target.store.passages(document_id)) for target in made.targets.now())
     searched = {name: path.stat().st_size for path, name in files.items()}
-    return {"searched": searched, "looked_for": {kind: len(needles) for kind, needles in own.items()}, "found": found, "rows": rows}
+    counts = {kind: len(needles) for kind, needles in own.items()}
+    return {"searched": searched, "looked_for": counts, "found": found, "rows": rows, "vector_stores": vectors}
 
 
 def _not_in(needles: list[bytes], texts: Iterator[bytes]) -> list[bytes]:

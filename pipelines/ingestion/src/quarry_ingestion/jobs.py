@@ -12,6 +12,7 @@ from quarry_contract.messages import Job
 from .ledger import open_ledger
 
 UPLOADS_FOLDER = "uploads"
+WAITING = "waiting"  # the code of a job that could not be done now
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,18 @@ def next_job(home: Path) -> Queued | None:
         if row is None:
             return None
         found = _queued(row)
-        found = replace(found, job=replace(found.job, state="running"))
+        found = replace(found, job=replace(found.job, state="running", code=None, detail=None))
         database.execute("UPDATE jobs SET job = ? WHERE job_id = ?", (json.dumps(found.job.to_dict()), found.job.job_id))
         return found
+
+
+def wait(home: Path, why: str) -> None:
+    """Tell of the oldest open job that it could not be done now, and waits for the next try."""
+    with closing(open_ledger(home)) as database:
+        row = database.execute("SELECT job_id, job FROM jobs WHERE open = 1 ORDER BY number LIMIT 1").fetchone()
+        if row is not None:
+            told = replace(Job.from_dict(json.loads(row[1])), state="queued", code=WAITING, detail=why)
+            database.execute("UPDATE jobs SET job = ? WHERE job_id = ?", (json.dumps(told.to_dict()), row[0]))
 
 
 def finish(home: Path, job: Job) -> None:

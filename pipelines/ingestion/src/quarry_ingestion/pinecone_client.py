@@ -22,9 +22,8 @@ from quarry_contract.vector_store import Sparse, VectorStoreError
 from quarry_runtime.session import Array
 
 MAX_VECTORS, MAX_UPSERT_BYTES, MAX_METADATA_BYTES = 1_000, 2_000_000, 40_000
-MAX_IDS, MAX_URL_BYTES, PAGE = 1_000, 6_000, 100
+MAX_IDS, MAX_URL_BYTES, PAGE, MAX_FOUND = 1_000, 6_000, 100, 10_000
 REQUESTS, DELETED, UPSERTED_BYTES = 80.0, 4_000.0, 40e6  # a second: what we allow ourselves, below Pinecone's 100, 5,000 and 50 MB
-CALL_SEC = 180.0  # for one put, delete or page, with all of its retries and waiting
 ATTEMPT_SEC = 20.0
 FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC = 0.1, 10.0
 FIRST_POLL_SEC, LONGEST_POLL_SEC = 0.02, 1.0
@@ -65,8 +64,9 @@ class Pace:
 class Namespace:
     """The records of one namespace. For one thread at a time; a change is visible to queries when its call returns."""
 
-    def __init__(self, host: str, name: str, dimension: int, call_sec: float = CALL_SEC, attempt_sec: float = ATTEMPT_SEC) -> None:
-        """`host` is the index's own, as the console shows it; the key is PINECONE_API_KEY's.
+    def __init__(self, host: str, name: str, dimension: int, call_sec: float, attempt_sec: float = ATTEMPT_SEC) -> None:
+        """`host` is the index's own, as the console shows it; the key is PINECONE_API_KEY's. `call_sec` is for one put, delete or page, with
+        all of its retries and waiting.
 
         Raises:
             VectorStoreError: there is no key, or the host is none.
@@ -121,6 +121,14 @@ class Namespace:
         """
         return self._runner.run(self._fetch(ids))
 
+    def find(self, wanted: Mapping[str, Any]) -> set[str]:
+        """Ids of the records with such metadata that queries find, MAX_FOUND at most.
+
+        Raises:
+            VectorStoreError: they cannot be asked for.
+        """
+        return self._runner.run(self._find(wanted))
+
     def close(self) -> None:
         """Let go of the connections."""
         self._runner.run(self._index.close())
@@ -155,6 +163,11 @@ class Namespace:
             answer = await self._call(lambda b=batch: self._index.fetch(ids=b, namespace=self.name), deadline)  # type: ignore[misc]
             found.update(answer.vectors)
         return found
+
+    async def _find(self, wanted: Mapping[str, Any]) -> set[str]:
+        deadline = time.monotonic() + self._call_sec
+        answer = await self._call(lambda: self._index.query(vector=self._probe, top_k=MAX_FOUND, namespace=self.name, filter=wanted), deadline)
+        return {match.id for match in answer.matches}
 
     async def _answered(self, response: httpx.Response) -> None:
         self._headers = ResponseInfo(raw_headers=dict(response.headers))

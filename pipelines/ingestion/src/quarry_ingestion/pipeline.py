@@ -126,6 +126,7 @@ def sync(source: Source, home: Path, model_dir: Path, engine: Engine | None = No
     with only_one(home), writer(home) as made:
         with writing(home):
             generation = add_target(home, model_dir.resolve())
+        made.settle()
         fill(made)
         find_gaps(made)
         run = Run(source, made, made.ledger.next_run(source.uri), engine or Local(home / READING))
@@ -152,6 +153,7 @@ def reindex(home: Path, model_dir: Path) -> dict[str, Any]:
             raise SourceError("nothing was ingested yet: `make ingest DIR=...` first")
         with writing(home):
             generation = add_target(home, model_dir.resolve())
+        made.settle()
         fill(made)
         tend_graphs(home, (target.store for target in made.targets.now()))
         return report(made, generation) | {"skipped": [], "seconds": round(time.monotonic() - began, 1)}

@@ -67,8 +67,7 @@ def drop_orphans(made: Writer) -> list[str]:
     with writing(made.home):
         orphans = [document_id for document_id, ledger, _ in _differing(made) if ledger is None]
         for document_id in orphans:
-            for target in made.targets.now():
-                target.store.delete(document_id)
+            made.each(lambda store, orphan=document_id: store.delete(orphan))  # type: ignore[misc]
     return orphans
 
 
@@ -83,21 +82,27 @@ def reconcile(home: Path) -> dict[str, Any]:
     Raises:
         SourceError: an ingest is at work.
         ManifestError: a retriever artefact or an index is not whole.
+        VectorStoreError: Pinecone fails; what was repaired so far stays.
     """
     with only_one(home), writer(home) as made:
-        swept = []
+        made.settle()
         with writing(home):
-            for target in made.targets.now():
-                swept += [{"generation": target.generation, "kind": kind, "rows": rows} for kind, rows in target.store.sweep().items() if rows]
+            swept = _counted((target, target.store.sweep()) for target in made.targets.now())
         orphans = drop_orphans(made)
         gaps = find_gaps(made)
         principals = [d for d in _ids(made) if _principals(made, d)]
         rewritten = [{"generation": t.generation, "document": d} for t in made.targets.now() for d in _ids(made) if _sound(made, t, d)]
         differing = fill(made) + [found for d in _ids(made) for found in _texts(made, d)]
+        vectors = _counted((target, target.store.reconcile_vectors(lambda: writing(home))) for target in made.targets.now())
         tend_graphs(home, (target.store for target in made.targets.now()))
         found = {"rows_of_nothing": swept, "documents_of_no_item": orphans, "items_without_document": gaps}
-        found |= {"wrong_principals": principals, "damaged_documents": rewritten, "differing_targets": differing}
+        found |= {"wrong_principals": principals, "damaged_documents": rewritten, "differing_targets": differing, "differing_vectors": vectors}
         return found | {"uploads_of_no_job": jobs.sweep(home), "sound": not any(found.values()), "encoded": made.encoded}
+
+
+def _counted(found: Iterable[tuple[Target, dict[str, int]]]) -> list[dict[str, Any]]:
+    """What was wrong, by generation and kind."""
+    return [{"generation": target.generation, "kind": kind, "rows": rows} for target, kinds in found for kind, rows in kinds.items() if rows]
 
 
 def _ids(made: Writer) -> Iterator[str]:

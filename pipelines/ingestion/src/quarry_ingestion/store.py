@@ -3,8 +3,8 @@
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,8 @@ from .chunk import Chunk
 CANARY = "What is the maximum wind speed for lifting with the tower crane?"
 LOGGED_CHANGES = 10_000  # that a follower may be behind before it loads everything anew
 CHECKPOINT_SEC = 10.0  # to wait for followers that are in the middle of reading
+
+Alone = Callable[[], AbstractContextManager[None]]  # while it lasts nobody else changes anything
 
 _DOCUMENT = "document_id, version, title, source, media_type, text, pages, sections, metadata, principals"
 
@@ -166,6 +168,22 @@ class IndexStore:
             self.database.execute("UPDATE documents SET principals = ?, revision = ? WHERE document_id = ?", values)
         return True
 
+    def settle(self) -> int:
+        """Finish a change that was stopped in a vector store beside index.db; how many passages it had. Here there is no such store."""
+        return 0
+
+    def reconcile_vectors(self, alone: Alone) -> dict[str, int]:  # noqa: ARG002 - of stores that have one
+        """Compare a vector store beside index.db with it and repair that one; how much was wrong, by kind."""
+        return {}
+
+    def vectors_of(self, document_id: str) -> set[str]:  # noqa: ARG002
+        """Ids of what a vector store beside index.db has of a document."""
+        return set()
+
+    def forget_vectors(self, document_id: str, passage_ids: Sequence[str]) -> dict[str, Any] | None:  # noqa: ARG002
+        """Remove what a vector store beside index.db still has of a document, and prove it; None where there is no such store."""
+        return None
+
     def versions(self) -> Iterator[tuple[str, str]]:
         """(document id, version) of all documents, in the order of their ids."""
         yield from self.database.execute("SELECT document_id, version FROM documents ORDER BY document_id")
@@ -184,6 +202,10 @@ class IndexStore:
         """Who may read it; None where there is no such document."""
         row = self.database.execute("SELECT principals FROM documents WHERE document_id = ?", (document_id,)).fetchone()
         return row and tuple(json.loads(row[0]))
+
+    def passage_ids(self, document_id: str) -> list[str]:
+        """Of a document."""
+        return [str(i) for (i,) in self.database.execute("SELECT passage_id FROM passages WHERE document_id = ?", (document_id,))]
 
     def passages(self, document_id: str) -> list[tuple[Chunk, bytes | None]]:
         """A document's passages in the order they were put, each with its vector's bytes."""

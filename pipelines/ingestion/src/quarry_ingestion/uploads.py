@@ -24,7 +24,7 @@ def work(home: Path) -> Job | None:
     """Do the oldest open job to its end; None when there is none. Killed at any point, the next call does it again, to the same result.
 
     Raises:
-        ManifestError, sqlite3.Error, OSError: index or disk cannot be written now; the job stays open.
+        ManifestError, sqlite3.Error, OSError, VectorStoreError: index, disk or Pinecone cannot be written now; the job stays open.
     """
     queued = jobs.next_job(home)
     if queued is None:

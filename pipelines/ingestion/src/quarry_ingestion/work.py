@@ -1,5 +1,6 @@
 """The thread that works off uploads: in the order they came, each until it is done."""
 
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -10,14 +11,20 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from quarry_contract.manifests import ManifestError
 from quarry_contract.messages import Job
+from quarry_contract.vector_store import VectorStoreError
 
 from . import jobs
 from .ledger import now
 from .uploads import work
 
 log = logging.getLogger("quarry")
-# Nothing is wrong with the job: the disk is full, a model is not there. It waits for better times, and those behind it too.
-WAITS = (OSError, sqlite3.Error, ManifestError)
+# Nothing is wrong with the job: the disk is full, a model is not there, Pinecone fails. It waits for better times, and those behind it too.
+WAITS: dict[type[Exception], str] = {
+    OSError: "the disk cannot be written",
+    sqlite3.Error: "the index cannot be written",
+    ManifestError: "a model or an index is not whole",
+    VectorStoreError: "the vector store fails",
+}
 RETRY_SEC, MAX_RETRY_SEC = 1.0, 30.0
 BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -59,7 +66,7 @@ class Worker:
         self._thread.join(timeout_sec)
 
     def _run(self) -> None:
-        wait = RETRY_SEC
+        wait, tries = RETRY_SEC, 0
         while not self._stopping.is_set():
             self._wake.clear()
             try:
@@ -68,10 +75,12 @@ class Worker:
                 log.error("a job could not be done yet", exc_info=error)
                 self.stuck = f"a job could not be done yet ({type(error).__name__}), it is tried again"
                 self.metrics.retried.inc()
+                tries += 1
+                self._tell(error, tries, wait)
                 self._stopping.wait(wait)
                 wait = min(2 * wait, MAX_RETRY_SEC)
                 continue
-            self.stuck, wait = None, RETRY_SEC
+            self.stuck, wait, tries = None, RETRY_SEC, 0
             if not more:
                 self._wake.wait()
 
@@ -79,13 +88,13 @@ class Worker:
         """Do the oldest job; whether there was one.
 
         Raises:
-            OSError, sqlite3.Error, ManifestError: it cannot be done now.
+            OSError, sqlite3.Error, ManifestError, VectorStoreError: it cannot be done now.
         """
         began = time.monotonic()
         try:
             done = work(self._home)
         except Exception as error:
-            if isinstance(error, WAITS) and not self._lost():
+            if isinstance(error, tuple(WAITS)) and not self._lost():
                 raise
             done = self._give_up(error)
         if done is None:
@@ -94,6 +103,12 @@ class Worker:
         self.metrics.seconds.observe(time.monotonic() - began)
         log.info("job finished", extra={"fields": {"quarry.job": done.job_id, "event.outcome": done.code or done.state}})
         return True
+
+    def _tell(self, error: Exception, tries: int, wait: float) -> None:
+        """Who asks for the job is told; where even that cannot be written, /readyz and the log tell it."""
+        why = next((said for kind, said in WAITS.items() if isinstance(error, kind)), "an unexpected error")
+        with contextlib.suppress(OSError, sqlite3.Error):
+            jobs.wait(self._home, f"{why}; tried {tries} times, again in {wait:g} s")
 
     def _lost(self) -> bool:
         """Whether the bytes of the job at hand are gone: no time brings them back."""

@@ -1,13 +1,16 @@
 """One change of one document: to every target, then to the ledger. Whoever changes something (sources, uploads, forgetting) does it here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from quarry_contract.vector_store import VectorStoreError
+
 from .blocks import Document
 from .ledger import UPLOADS, Entry, Ledger
 from .locks import writing
+from .store import IndexStore
 from .targets import Passages, Target, Targets, cut, encoded
 
 
@@ -57,10 +60,7 @@ class Writer:
         with writing(self.home):
             if self.ledger.is_forgotten(entry.source, entry.uri):
                 return
-            for target in self.targets.now():
-                found = target.store.principals(entry.document_id)
-                if found is not None and found != entry.principals:
-                    target.store.set_principals(entry.document_id, entry.principals)
+            self.each(lambda store: _permit(store, entry))
             self.ledger.save(entry)
 
     def skip(self, entry: Entry, folder: str = "") -> Entry:
@@ -79,9 +79,32 @@ class Writer:
             self._delete(document_id)
             self.ledger.remove(document_id)
 
-    def _delete(self, document_id: str) -> None:
+    def settle(self) -> None:
+        """Finish, in vector stores beside the targets, what an earlier change was stopped in.
+
+        Raises:
+            VectorStoreError: one fails.
+        """
+        with writing(self.home):
+            self.each(lambda store: store.settle())
+
+    def each(self, change: Callable[[IndexStore], object]) -> None:
+        """Do it in every target, also when one's vector store fails, and tell that after. The caller holds `writing`.
+
+        Raises:
+            VectorStoreError: of the first that failed.
+        """
+        failed = []
         for target in self.targets.now():
-            target.store.delete(document_id)
+            try:
+                change(target.store)
+            except VectorStoreError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
+
+    def _delete(self, document_id: str) -> None:
+        self.each(lambda store: store.delete(document_id))
 
     def _claimed(self, entry: Entry, folder: str) -> Entry:
         if self.ledger.get(entry.source, entry.uri) is not None:
@@ -97,6 +120,12 @@ class Writer:
         if known is not None:
             free = self.ledger.free_id(known.uri, known.source.rpartition("/")[2])
             self.ledger.save(replace(known, document_id=free, code="replaced", detail="an upload has its id: it comes back when it changes"))
+
+
+def _permit(store: IndexStore, entry: Entry) -> None:
+    found = store.principals(entry.document_id)
+    if found is not None and found != entry.principals:
+        store.set_principals(entry.document_id, entry.principals)
 
 
 @contextmanager

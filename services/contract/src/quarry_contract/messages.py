@@ -293,7 +293,8 @@ JobState = Literal["queued", "running", "done", "failed"]
 class Job(Message):
     """A change of one document that was asked for (PUT or DELETE /v1/documents/{id}); `done` once every question sees it.
 
-    `code` and `detail` say why it `failed`: the extraction's reason codes, stable.
+    `code` and `detail` say why it `failed`: the extraction's reason codes, stable; or, while it is `queued`, why a try of it came to nothing
+    (`waiting`): it is kept and tried again.
     """
 
     job_id: str

@@ -5,6 +5,7 @@ narrows down. So a filter here may let too much through, never too little: value
 left out on both sides. Keys of a document's own metadata have a prefix, so that none of them passes for a built-in one.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ PRINCIPALS = "principals"
 BUILT_IN = ("document_id", "version", "title", "section", "page")
 OWN = "own."
 MAX_TEXT = 500  # characters of a text that can be filtered by
+MAX_PRINCIPALS_BYTES = 20_000  # of a passage's list as JSON: half of what all of its metadata may take
 MAX_LISTED = 10_000  # values of one "$in"
 MAX_EXACT = 2**53  # numbers are stored in double precision
 MAX_TERMS = 1_000  # of one sparse vector
@@ -39,9 +41,10 @@ class Sparse:
 
 
 def metadata_of(built_in: Mapping[str, Scalar | None], own: Mapping[str, Scalar], principals: Sequence[str]) -> dict[str, Any]:
-    """A passage's metadata in the store; `built_in` has the keys BUILT_IN."""
+    """A passage's metadata in the store; `built_in` has the keys BUILT_IN. A list of principals too long for it narrows nothing down."""
+    long = len(json.dumps(sorted(principals), ensure_ascii=False).encode()) > MAX_PRINCIPALS_BYTES
     named = {name: built_in[name] for name in BUILT_IN} | {OWN + name: value for name, value in own.items()}
-    return {PRINCIPALS: sorted(principals)} | {name: value for name, value in named.items() if value is not None and _holds(value)}
+    return {PRINCIPALS: [EVERYONE] if long else sorted(principals)} | {name: value for name, value in named.items() if value is not None and _holds(value)}
 
 
 def filter_of(principals: Iterable[str], filters: Mapping[str, Scalar | tuple[Scalar, ...]]) -> dict[str, Any]:
