@@ -269,6 +269,11 @@ bench-encoder: pipelines/ingestion/.venv/.ready $(TOOLS)/encoder-peer/.ready ## 
 bench-engines: pipelines/ingestion/.venv/.ready ## One process against Spark on local[2]: start, documents per second: make bench-engines [COUNTS="10 100"]
 	@cd pipelines/ingestion && .venv/bin/python bench/engines.py $(COUNTS)
 
+bench-hybrid: pipelines/ingestion/.venv/.ready services/retriever/.venv/.ready ## Both ways of hybrid search with Pinecone (a stand-in) over the sample corpus
+	@$(MAKE) $(STAMPS)/retriever
+	@cd services/retriever && .venv/bin/python measure/hybrid.py --documents $(CURDIR)/examples/documents --model-dir "$$(cat $(STAMPS)/retriever)" \
+	  --questions $(CURDIR)/examples/questions/{train,dev,test}.json
+
 deploy: $(HELM) ## Onto the cluster of the current context: make deploy RELEASE=id [SHARE=0.1] [MIRROR=0.1] [BACK=yes] [ENVIRONMENT=staging]
 	@python3 local/deploy.py $(RELEASE) $(if $(SHARE),--share $(SHARE)) $(if $(MIRROR),--mirror $(MIRROR)) $(if $(BACK),--back) --home "$(QUARRY_HOME)" --values helm/quarry/values-release.yaml
 	@$(HELM) upgrade --install quarry helm/quarry --namespace quarry --values helm/quarry/values-$(or $(ENVIRONMENT),staging).yaml \
@@ -334,5 +339,5 @@ $(TOOLS)/encoder-peer/.ready: pipelines/ingestion/bench/encoder.lock | $(UV)
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest ingest-airflow forget reconcile inventory train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest bench-encoder bench-engines deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images training-image edge cost
+.PHONY: help demo up down ask ingest ingest-airflow forget reconcile inventory train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest bench-encoder bench-engines bench-hybrid deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images training-image edge cost
 .SECONDARY:

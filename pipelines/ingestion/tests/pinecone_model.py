@@ -111,7 +111,7 @@ class Index:
         _check_id(record.get("id"))
         self.check_dense(record.get("values", []))
         if record.get("sparseValues") is not None:
-            _check_sparse(record["sparseValues"])
+            self.check_sparse(record["sparseValues"])
         metadata = record.get("metadata") or {}
         if len(json.dumps(metadata, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
             raise Refused(400, f"metadata of {record['id']} exceeds {MAX_METADATA_BYTES} bytes")
@@ -126,6 +126,15 @@ class Index:
         if not all(isinstance(v, int | float) and math.isfinite(v) for v in values) or not any(values):
             raise Refused(400, "Dense vectors must contain at least one non-zero value and finite numbers only")
 
+    def check_sparse(self, sparse: Body) -> None:
+        if self.metric != "dotproduct":
+            raise Refused(400, "Index configuration does not support sparse values: only indexes using dotproduct do")
+        indices, values = sparse.get("indices", []), sparse.get("values", [])
+        if not 1 <= len(indices) == len(values) <= MAX_SPARSE or len(set(indices)) != len(indices) or not all(values):
+            raise Refused(400, f"a sparse vector has 1 to {MAX_SPARSE} different indices with a value other than zero each")
+        if not all(isinstance(i, int) and 0 <= i < 2**32 for i in indices):
+            raise Refused(400, "a sparse vector's indices are unsigned 32-bit numbers")
+
     def query(self, body: Body) -> tuple[Body, dict[str, str]]:
         name, top_k = _namespace(body), body.get("topK", 0)
         self.limit(name, "query")
@@ -139,9 +148,7 @@ class Index:
             raise Refused(400, "a query needs a vector or the id of one")
         self.check_dense(dense)
         if sparse is not None:
-            if self.metric != "dotproduct":
-                raise Refused(400, "Index configuration does not support sparse values: only indexes using dotproduct do")
-            _check_sparse(sparse)
+            self.check_sparse(sparse)
         wanted = compiled(body["filter"]) if "filter" in body else lambda metadata: True
         scored = [(self.score(dense, sparse, r), r) for r in view.records.values() if wanted(r.get("metadata") or {})]
         scored.sort(key=lambda pair: -pair[0])
@@ -236,11 +243,3 @@ def _namespace(body: Body) -> str:
 def _check_id(value: object) -> None:
     if not (isinstance(value, str) and 1 <= len(value) <= MAX_ID_CHARS and value.isascii() and "\0" not in value):
         raise Refused(400, f"a vector's id is 1 to {MAX_ID_CHARS} ASCII characters")
-
-
-def _check_sparse(sparse: Body) -> None:
-    indices, values = sparse.get("indices", []), sparse.get("values", [])
-    if not 1 <= len(indices) == len(values) <= MAX_SPARSE or len(set(indices)) != len(indices) or not all(values):
-        raise Refused(400, f"a sparse vector has 1 to {MAX_SPARSE} different indices with a value other than zero each")
-    if not all(isinstance(i, int) and 0 <= i < 2**32 for i in indices):
-        raise Refused(400, "a sparse vector's indices are unsigned 32-bit numbers")

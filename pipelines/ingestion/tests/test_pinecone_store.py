@@ -66,7 +66,7 @@ def opened(folder: Path, pinecone: Standin) -> Iterator[Open]:
     made = []
 
     def store() -> PineconeStore:
-        made.append(PineconeStore(folder, pinecone.url, 20, lambda text: passage_terms(text.split())))
+        made.append(PineconeStore(folder, pinecone.url, 20))
         return made[-1]
 
     yield store
@@ -118,6 +118,8 @@ def test_both_hold_the_same_after_every_change(pinecone: Standin, opened: Open, 
     put(store, "b", 2, 1)  # the same version cut otherwise
     assert found(pinecone, folder) == passage_ids(folder)
     assert found(pinecone, folder, n=2) == {"b-2-0"}
+    sparse, terms = store.namespace.fetch(["b-2-0"])["b-2-0"].sparse_values, passage_terms(["b", "b", "b", "version", "2", "part", "0"])  # id, title, words
+    assert dict(zip(sparse.indices, sparse.values, strict=True)) == pytest.approx(dict(zip(terms.indices, terms.values, strict=True)))
     assert store.delete("a")
     assert not store.delete("a")
     assert found(pinecone, folder) == passage_ids(folder) == {"b-2-0"}

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import bm25s
 import numpy as np
 import pytest
+from quarry_runtime.terms import Analyser
 
-from quarry_retriever.lexical import Analyser, Collection, Postings, PostingsMaker, Vocabulary
+from quarry_retriever.lexical import Collection, Postings, PostingsMaker, Vocabulary
 
 TEXTS = ["crane wind wind limit", "concrete wall", "crane concrete crane crane", "", "fire plan of the crane"]
 

@@ -9,15 +9,16 @@ Deletions and permissions do not wait for Pinecone: index.db changes at once, al
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from quarry_contract.index_store import INDEX_DATABASE
-from quarry_contract.vector_store import Sparse, metadata_of
+from quarry_contract.vector_store import Sparse, metadata_of, passage_terms
 from quarry_runtime.session import Array
+from quarry_runtime.terms import Analyser, searched_words
 
 from .blocks import Document
 from .chunk import Chunk
@@ -31,14 +32,12 @@ _RECORDS = """SELECT p.passage_id, p.section, p.page, p.text, d.document_id, d.v
               WHERE p.passage_id IN (SELECT value FROM json_each(?)) AND length(v.vector) = ?"""
 _BOTH = "SELECT id FROM stored WHERE id > ?1 UNION SELECT passage_id FROM passages WHERE passage_id > ?1 ORDER BY 1 LIMIT ?2"
 
-SparseOf = Callable[[str], Sparse]  # a passage's text to its terms' weights
-
 
 class PineconeStore(IndexStore):
     """A generation's index.db and its namespace in Pinecone, opened for writing."""
 
-    def __init__(self, folder: Path, host: str, call_sec: float, sparse_of: SparseOf | None = None) -> None:
-        """Open both. `sparse_of` gives the sparse side, for indexes by dot product that are to be searched by terms too.
+    def __init__(self, folder: Path, host: str, call_sec: float) -> None:
+        """Open both; `call_sec` as in Namespace. Each record has its terms' weights too, so that the retriever may ask for both at once.
 
         Raises:
             ManifestError: index.db cannot be used.
@@ -46,7 +45,7 @@ class PineconeStore(IndexStore):
         """
         super().__init__(folder)
         self.namespace = Namespace(host, self.manifest.generation, self.manifest.dimension, call_sec)
-        self._sparse_of = sparse_of
+        self._analyse = Analyser()
         self._under_way = folder / UNDER_WAY
 
     def close(self) -> None:
@@ -178,16 +177,17 @@ class PineconeStore(IndexStore):
             ).fetchall():
                 built_in = {"document_id": document_id, "version": version, "title": title, "section": section, "page": page}
                 made = metadata_of(built_in, json.loads(metadata), json.loads(principals))
-                yield Record(passage_id, np.frombuffer(vector, "<f4"), made, self._sparse(text))
+                yield Record(passage_id, np.frombuffer(vector, "<f4"), made, self._sparse(document_id, title, section, text))
 
     def _record(self, document: Document, chunk: Chunk, vector: Array) -> Record:
         built_in = {"document_id": document.document_id, "version": document.version, "title": document.title, "section": chunk.section, "page": chunk.page}
-        return Record(chunk.passage_id, vector, metadata_of(built_in, document.metadata, list(set(document.principals))), self._sparse(chunk.text))
+        sparse = self._sparse(document.document_id, document.title, chunk.section, chunk.text)
+        return Record(chunk.passage_id, vector, metadata_of(built_in, document.metadata, list(set(document.principals))), sparse)
 
-    def _sparse(self, text: str) -> Sparse | None:
-        """None also where no term is left: Pinecone takes no empty one."""
-        made = self._sparse_of(text) if self._sparse_of else None
-        return made if made and made.indices else None
+    def _sparse(self, document_id: str, title: str, section: str | None, text: str) -> Sparse | None:
+        """None where no term is left: Pinecone takes no empty one."""
+        made = passage_terms(self._analyse(searched_words(document_id, title, section, text)))
+        return made if made.indices else None
 
 
 def _grouped(ids: Iterable[str]) -> Iterator[list[str]]:

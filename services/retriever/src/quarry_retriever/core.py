@@ -18,7 +18,7 @@ from quarry_runtime.session import cpus
 from quarry_runtime.settings import number
 
 from .index import Index
-from .pinecone_index import PineconeIndex
+from .pinecone_index import PineconeIndex, configured
 from .search import Searcher
 from .workers import Workers
 
@@ -76,7 +76,7 @@ class Retriever:
         manifest = encoder.manifest
         tied = manifest.question_encoder == manifest.passage_encoder
         passage_encoder = encoder if tied else Encoder.load(settings.model_dir, "passage")
-        index = Index.open(settings.index_dir, manifest.digest, passage_encoder.encode, settings.exact_up_to)
+        index = Index.open(settings.index_dir, manifest.digest, passage_encoder.encode, settings.exact_up_to, vectors=not configured())
         retriever = cls(encoder, index, settings, registry)
         ready = SearchRequest("ready?", retrieval="hybrid" if retriever._pinecone else "dense")  # without Pinecone, BM25 still answers
         retriever._searcher.search(ready)

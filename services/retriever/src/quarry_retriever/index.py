@@ -12,8 +12,9 @@ from quarry_contract.index_store import EXACT_UP_TO, INDEX_DATABASE, SCHEMA_VERS
 from quarry_contract.manifests import INDEX_MANIFEST, IndexManifest, ManifestError, digest_file, read_manifest
 from quarry_contract.messages import DocumentText, TextRange
 from quarry_runtime.session import Array
+from quarry_runtime.terms import Analyser
 
-from .lexical import Analyser, Vocabulary
+from .lexical import Vocabulary
 from .passages import PassageStore, Row, changed, check_whole, counted, documents, reading, removed, revision, rows
 from .snapshot import Part, PartMaker, Snapshot
 from .vectors import Graph, UntrueGraph
@@ -29,8 +30,9 @@ Encode = Callable[[Sequence[str]], Array]  # float32 (texts, dimension)
 class Index:
     """The generation's newest snapshot, and the words of its passages and documents."""
 
-    def __init__(self, manifest: IndexManifest, folder: Path, exact_up_to: int) -> None:
+    def __init__(self, manifest: IndexManifest, folder: Path, exact_up_to: int, vectors: bool) -> None:
         self.manifest = manifest
+        self._width = manifest.dimension if vectors else 0  # of the vectors held in memory
         self.store = PassageStore(folder / INDEX_DATABASE)
         self._analyse = Analyser()
         self.analyse_question = Analyser(kept=0)  # time must not tell which words were met before
@@ -44,10 +46,10 @@ class Index:
         self.snapshot = self._load()
 
     @classmethod
-    def open(cls, folder: Path, encoder_digest: str, encode_passages: Encode, exact_up_to: int = EXACT_UP_TO) -> "Index":
+    def open(cls, folder: Path, encoder_digest: str, encode_passages: Encode, exact_up_to: int = EXACT_UP_TO, vectors: bool = True) -> "Index":
         """Check and open a generation folder; `encoder_digest` and `encode_passages` are the loaded retriever's.
 
-        More than `exact_up_to` passages are searched by a graph, once there is one.
+        More than `exact_up_to` passages are searched by a graph, once there is one. Without `vectors`, none is read: dense search is elsewhere.
 
         Raises:
             ManifestError: it is damaged, or was encoded by another model.
@@ -59,7 +61,7 @@ class Index:
             raise ManifestError(f"index {manifest.generation} has schema {manifest.schema}, this program reads {SCHEMA_VERSION}: ingest again")
         _check_canary(manifest, encode_passages)
         try:
-            return cls(manifest, folder, exact_up_to)
+            return cls(manifest, folder, exact_up_to, vectors)
         except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
             raise ManifestError(f"{INDEX_DATABASE} cannot be read: {type(error).__name__}: {error}") from error
 
@@ -95,7 +97,7 @@ class Index:
                     return
                 if oldest <= held.revision < last:
                     gone = np.array(removed(connection, held.revision), np.int64)
-                    [added] = self._parts(changed(connection, held.revision, self.manifest.dimension), held.vocabulary)
+                    [added] = self._parts(changed(connection, held.revision, self._width), held.vocabulary)
                     self.snapshot = held.changed(last, documents(connection), gone, added)
                 else:
                     self.snapshot = self._read_all(connection, held.graph)
@@ -113,8 +115,8 @@ class Index:
             self._failing = True
 
     def follow(self) -> None:
-        """Start looking for changes every POLL_SEC, and tending the graph, in threads of their own."""
-        self._threads = [threading.Thread(target=work, name=work.__name__, daemon=True) for work in (self._follow, self._tend)]
+        """Start looking for changes every POLL_SEC, and tending the graph where vectors are held, in threads of their own."""
+        self._threads = [threading.Thread(target=work, name=work.__name__, daemon=True) for work in (self._follow, *([self._tend] if self._width else []))]
         for thread in self._threads:
             thread.start()
 
@@ -174,7 +176,7 @@ class Index:
 
     def _load(self) -> Snapshot:
         with reading(self.store.connection()) as connection:
-            graph = self._stored_graph() if counted(connection) > self._exact_up_to else None
+            graph = self._stored_graph() if self._width and counted(connection) > self._exact_up_to else None
             try:
                 snapshot = self._read_all(connection, graph)
             except UntrueGraph as error:
@@ -186,13 +188,13 @@ class Index:
     def _read_all(self, connection: sqlite3.Connection, graph: Graph | None) -> Snapshot:
         last, all_documents, vocabulary = revision(connection)[0], documents(connection), Vocabulary()
         snapshot = Snapshot(last, all_documents, vocabulary, graph=graph)
-        for part in self._parts(rows(connection, self.manifest.dimension), vocabulary, graph):
+        for part in self._parts(rows(connection, self._width), vocabulary, graph):
             snapshot = snapshot.changed(last, all_documents, np.zeros(0, np.int64), part)
         return snapshot
 
     def _parts(self, found: Iterator[Row], vocabulary: Vocabulary, graph: Graph | None = None) -> list[Part]:
         """Of what the graph holds, if there is one, and of the rest."""
-        made = [PartMaker(self.manifest.dimension, self._analyse, vocabulary, g) for g in ((graph, None) if graph else (None,))]
+        made = [PartMaker(self._width, self._analyse, vocabulary, g) for g in ((graph, None) if graph else (None,))]
         while block := list(islice(found, ROWS_AT_ONCE)):
             if graph:
                 has, places = graph.holding(block)

@@ -1,78 +1,21 @@
-"""Lexical search: one tokenisation, two weightings (BM25 and TF-IDF), both over the passages the caller may see and no others."""
+"""Lexical search: one tokenisation (quarry_runtime.terms), two weightings (BM25 and TF-IDF), both over the passages the caller may see and no others."""
 
 import math
-import re
-import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import chain
+from functools import cached_property
 
 import numpy as np
-import Stemmer
 from quarry_runtime.session import Array
 
 K1, B = 1.5, 0.75
 MAX_COUNT = 2**16 - 1  # of a term in a passage, which has a few hundred words
-TOKENS_KEPT = 2**16  # whose terms are remembered: most words are the same few
 UNKNOWN = -1  # the number of a term that no passage ever had
 # 1 + ln(count); looked up, so that equal counts weigh the same to the last bit wherever they stand in an array.
 _DAMPED = np.array([0.0, *(1 + math.log(count) for count in range(1, MAX_COUNT + 1))])
 _SQUARED = (_DAMPED**2).tolist().__getitem__
-
-# Words with inner apostrophes; codes and numbers joined by . / - or a comma: "c32/40", "ms-014", "3.1", "9,500".
-_TOKEN = re.compile(r"[^\W_]+(?:['.,/-][^\W_]+)*")
-_PART = re.compile(r"[^\W_]+")
-_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?\Z")
-_LETTERS_DIGITS = re.compile(r"[^\W\d_]+|\d+")
-
-# Lucene's English stop words.
-_STOP_WORDS = "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to was will with".split()
-# How a question asks says nothing of what it asks for; left in, these words pull towards passages that happen to hold them.
-_QUESTION_WORDS = "what which who whom whose when where why how many much do does did".split()
-
-
-class Analyser:
-    """Text to terms, the same for passages and questions: lower case, no accents, English stop and question words out, Snowball stems.
-
-    A token with digits or joints stays whole and also gives its parts, so that "C32/40" is found by "C32/40" (best),
-    "C32" and "40", and "MS-014" by "ms 014"; "9,500" is "9500"; letters glued to digits ("8km", "TC1") give both too.
-    """
-
-    def __init__(self, kept: int = TOKENS_KEPT) -> None:
-        """The terms of so many tokens are remembered."""
-        self._stem = Stemmer.Stemmer("english").stemWord
-        self._stop = frozenset([*_STOP_WORDS, *_QUESTION_WORDS])
-        self._terms = lru_cache(kept)(self._terms_of)
-
-    def __call__(self, text: str) -> list[str]:
-        """The terms, in order, repeats kept."""
-        return list(chain.from_iterable(map(self._terms, _TOKEN.findall(_plain(text)))))
-
-    def _terms_of(self, token: str) -> list[str]:
-        if token.isalpha():
-            return [] if token in self._stop else [self._stem(token)]
-        if _GROUPED.match(token):
-            return [token.replace(",", "")]
-        parts = [piece for part in _PART.findall(token) for piece in _pieces(part)]
-        words = [self._stem(part) if part.isalpha() else part for part in parts if part not in self._stop]
-        return words if token in words else [token, *words]
-
-
-def _pieces(part: str) -> list[str]:
-    """A part of a token, and what letters and digits it is glued together from."""
-    if part.isalpha() or part.isdigit():
-        return [part]
-    return [part, *_LETTERS_DIGITS.findall(part)]
-
-
-def _plain(text: str) -> str:
-    if text.isascii():
-        return text.lower()
-    folded = unicodedata.normalize("NFKD", text.casefold().replace("\u2019", "'"))
-    return "".join(c for c in folded if not unicodedata.combining(c))
 
 
 class _Numbers(dict[str, int]):
@@ -187,11 +130,19 @@ class Collection:
         """BM25 in Lucene's variant (Kamphuis et al. 2020; Robertson & Zaragoza 2009): float32 (rows,) per part, 0 where no term of the question stands."""
 
         def weight(found: _Found) -> Iterator[Array]:
-            idf = math.log(1 + (self.passages - found.passages + 0.5) / (found.passages + 0.5))
             for damping, (rows, counts) in zip(self._damping, found.entries, strict=True):
-                yield found.repeats * idf * counts / (counts + damping[rows])
+                yield found.repeats * self._idf(found) * counts / (counts + damping[rows])
 
         return self._scores([(found, weight(found)) for found in self._found(question)])
+
+    def telling(self, question: Sequence[str]) -> dict[str, float]:
+        """How telling each of the question's terms is: BM25's idf, times how often it stands there, as shares of 1. Empty where none is known."""
+        weights = {found.term: found.repeats * self._idf(found) for found in self._found(question)}
+        total = math.fsum(weights.values())
+        return {term: weight / total for term, weight in weights.items()}
+
+    def _idf(self, found: "_Found") -> float:
+        return math.log(1 + (self.passages - found.passages + 0.5) / (found.passages + 0.5))
 
     def tfidf(self, question: Sequence[str]) -> list[Array]:
         """Cosine of TF-IDF vectors, SMART lnc.ltc (Manning, Raghavan & Schütze 2008, 6.4.3), idf smoothed as 1 + ln((1 + N) / (1 + df)).
@@ -221,7 +172,7 @@ class Collection:
             entries = [part.having(number) if every else _among(part, mask, number) for part, mask, every in each]
             passages = sum(len(rows) for rows, _ in entries)
             if passages:
-                found.append(_Found(repeats, passages, entries))
+                found.append(_Found(term, repeats, passages, entries))
         return found
 
     def _scores(self, weighted: Sequence[tuple["_Found", Iterator[Array]]]) -> list[Array]:
@@ -236,6 +187,7 @@ class Collection:
 class _Found:
     """A term of the question: how often it stands there, in how many visible passages it stands, and per part in which, how often."""
 
+    term: str
     repeats: int
     passages: int
     entries: Sequence[tuple[Array, Array]]

@@ -30,7 +30,7 @@ class Row:
     text: str
     metadata: dict[str, Scalar]
     principals: frozenset[str]
-    vector: Array  # float32 (dimension,)
+    vector: Array  # float32 (dimension,), or (0,) where vectors are left out
 
 
 # A document may be read when one of the caller's principals, a JSON list, is among its own.
@@ -40,7 +40,9 @@ _PASSAGES = """SELECT p.row, p.passage_id, d.document_id, d.version, d.title, p.
 _DOCUMENT = f"""SELECT version, title, length(text), substr(text, ? + 1, ?), metadata
                 FROM documents d WHERE document_id = ? AND {_READABLE}"""  # noqa: S608 - names of our own
 _ROWS = """SELECT p.row, p.document_id, p.start, p."end", p.text, p.section, p.page, v.vector FROM passages p LEFT JOIN vectors v USING (row)"""
+_BARE = 'SELECT p.row, p.document_id, p.start, p."end", p.text, p.section, p.page, NULL FROM passages p'
 _CHANGED = "SELECT p.row FROM documents d JOIN passages p USING (document_id) WHERE d.revision > ?"
+_NONE = np.zeros(0, np.float32)
 _HEAD = "SELECT version, title, text, metadata, principals FROM documents WHERE document_id = ?"
 
 
@@ -78,12 +80,12 @@ def counted(connection: sqlite3.Connection) -> int:
 
 
 def rows(connection: sqlite3.Connection, dimension: int) -> Iterator[Row]:
-    """All rows that belong to a document, ascending.
+    """All rows that belong to a document, ascending; a `dimension` of 0 leaves the vectors out.
 
     Raises:
         ManifestError: a passage is not true to its document, or its vector or its document's metadata are not what they must be.
     """
-    return _checked(connection, connection.execute(f"{_ROWS} ORDER BY p.row"), dimension)
+    return _checked(connection, connection.execute(f"{_ROWS if dimension else _BARE} ORDER BY p.row"), dimension)
 
 
 def changed(connection: sqlite3.Connection, above: int, dimension: int) -> Iterator[Row]:
@@ -93,7 +95,7 @@ def changed(connection: sqlite3.Connection, above: int, dimension: int) -> Itera
         ManifestError: as `rows`.
     """
     wanted = sorted(row for (row,) in connection.execute(_CHANGED, (above,)))
-    found = (connection.execute(f"{_ROWS} WHERE p.row = ?", (row,)).fetchone() for row in wanted)
+    found = (connection.execute(f"{_ROWS if dimension else _BARE} WHERE p.row = ?", (row,)).fetchone() for row in wanted)
     return _checked(connection, found, dimension)
 
 
@@ -191,6 +193,8 @@ def _principals(raw: str) -> frozenset[str]:
 
 
 def _vector(row: int, raw: bytes | None, dimension: int) -> Array:
+    if dimension == 0:
+        return _NONE
     if not isinstance(raw, bytes) or len(raw) != 4 * dimension:
         raise ManifestError(f"index.db: passage {row} has no vector of {dimension} numbers")
     vector = np.frombuffer(raw, "<f4")

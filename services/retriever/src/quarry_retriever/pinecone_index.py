@@ -1,4 +1,4 @@
-"""Dense search in Pinecone, for vectors that do not fit one machine; index.db stays what says which passages there are and who may see them.
+"""Dense search in Pinecone, sparse-dense where that is asked for; index.db stays what says which passages there are and who may see them.
 
 Pinecone narrows down by principals and filters; each id it finds is then looked up in index.db and in the snapshot, and what is not in
 both, or not allowed to this caller, is left out. More than needed is asked for, so that enough remain.
@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 from quarry_contract.manifests import ManifestError
 from quarry_contract.messages import SearchRequest
-from quarry_contract.vector_store import Sparse, VectorStoreError, filter_of
+from quarry_contract.vector_store import Sparse, VectorStoreError, filter_of, weighted
 from quarry_runtime.session import Array
 
 from .passages import PassageStore, reading
 from .snapshot import Snapshot
 from .vectors import Hits, best
 
+HOST = "QUARRY_RETRIEVER_PINECONE_HOST"
+DENSE_SHARE = 0.5  # chosen on the sample corpus's train and dev questions (docs/adr/0009)
 SEARCH_SEC = 2.0  # for one search, with all of its requests
 MAX_TOP_K = 10_000  # https://docs.pinecone.io/reference/api/database-limits
 FAILURES, REST_SEC = 3, 5.0  # after so many failures in a row, Pinecone is not asked for so long
@@ -37,13 +39,13 @@ class PineconeIndex:
     """One namespace, searched by any number of threads. Requests run in an event loop of their own, because only there can they be bounded:
     the SDK's timeout= counts anew for each of its retries and leaves out its pauses."""
 
-    def __init__(self, host: str, namespace: str, store: PassageStore, search_sec: float = SEARCH_SEC) -> None:
-        """The key is PINECONE_API_KEY's; `store` is the index.db that the namespace belongs to.
+    def __init__(self, host: str, namespace: str, store: PassageStore, search_sec: float = SEARCH_SEC, together: bool = False) -> None:
+        """The key is PINECONE_API_KEY's; `store` is the index.db that the namespace belongs to. `together`: hybrid search is by vector and terms here.
 
         Raises:
             ManifestError: the SDK, the key or the host is not there.
         """
-        self._namespace, self._store, self._search_sec = namespace, store, search_sec
+        self._namespace, self._store, self._search_sec, self.together = namespace, store, search_sec, together
         self._failures, self._rests_until = 0, 0.0
         self._index = _connect(host)
         self._loop = asyncio.new_event_loop()
@@ -52,35 +54,45 @@ class PineconeIndex:
 
     @classmethod
     def from_environment(cls, generation: str, store: PassageStore) -> "PineconeIndex | None":
-        """As QUARRY_RETRIEVER_PINECONE_HOST and _NAMESPACE (else the generation) say; None without a host.
+        """As QUARRY_RETRIEVER_PINECONE_HOST, _NAMESPACE (else the generation) and _HYBRID (`fused`, or `sparse-dense`) say; None without a host.
 
         Raises:
-            ManifestError: see __init__.
+            ManifestError: see __init__; or _HYBRID is neither.
         """
-        host = os.environ.get("QUARRY_RETRIEVER_PINECONE_HOST", "")
-        return cls(host, os.environ.get("QUARRY_RETRIEVER_PINECONE_NAMESPACE") or generation, store) if host else None
+        if not configured():
+            return None
+        hybrid = os.environ.get("QUARRY_RETRIEVER_PINECONE_HYBRID", "fused")
+        if hybrid not in ("fused", "sparse-dense"):
+            raise ManifestError("QUARRY_RETRIEVER_PINECONE_HYBRID must be fused or sparse-dense")
+        namespace = os.environ.get("QUARRY_RETRIEVER_PINECONE_NAMESPACE") or generation
+        return cls(os.environ[HOST], namespace, store, together=hybrid == "sparse-dense")
 
-    def search(self, question: Array, request: SearchRequest, top_k: int, snapshot: Snapshot, allowed: Sequence[Array], *, final: bool = False) -> Hits:
+    def search(
+        self,
+        question: Array,
+        request: SearchRequest,
+        top_k: int,
+        snapshot: Snapshot,
+        allowed: Sequence[Array],
+        *,
+        terms: Sparse | None = None,
+        final: bool = False,
+    ) -> Hits:
         """The nearest by the namespace's measure among the rows that bool (rows,) per part `allowed` marks. `question`: float32 (dimension,).
 
-        `final`: the snapshot is taken as it is, what it does not have is left out.
+        `terms`: by vector and terms together, DENSE_SHARE of the score the vector's. `final`: the snapshot is taken as it is, what it does not
+        have is left out.
 
         Raises:
             StaleSnapshot: see there; never when `final`.
             VectorStoreError: Pinecone does not answer in time, or not well.
         """
-        return self._search({"vector": question.tolist()}, request, top_k, snapshot, allowed, final)
-
-    def search_hybrid(
-        self, question: Array, sparse: Sparse, request: SearchRequest, top_k: int, snapshot: Snapshot, allowed: Sequence[Array], *, final: bool = False
-    ) -> Hits:
-        """The same by vector and terms together, weighed against each other by quarry_contract.vector_store.weighted."""
-        terms = {"sparse_vector": {"indices": list(sparse.indices), "values": list(sparse.values)}} if sparse.indices else {}
-        return self._search({"vector": question.tolist(), **terms}, request, top_k, snapshot, allowed, final)
-
-    def _search(self, asked_for: dict[str, Any], request: SearchRequest, top_k: int, snapshot: Snapshot, allowed: Sequence[Array], final: bool) -> Hits:
         if not any(mask.any() for mask in allowed):
             return Hits(np.zeros(0, np.int64), np.zeros(0, np.float32))
+        asked_for: dict[str, Any] = {"vector": question.tolist()}
+        if terms and terms.indices:
+            vector, sparse = weighted(question.tolist(), terms, DENSE_SHARE)
+            asked_for = {"vector": vector, "sparse_vector": {"indices": list(sparse.indices), "values": list(sparse.values)}}
         deadline = time.monotonic() + self._search_sec
         query = {**asked_for, "namespace": self._namespace, "filter": filter_of(request.principals, request.filters)}
         asked = min(MAX_TOP_K, 2 * top_k + 20)
@@ -129,6 +141,11 @@ class PineconeIndex:
         if revision != snapshot.revision and not final and (len(rows) < len(found) or not held.all()):
             raise StaleSnapshot
         return rows[held], np.array([found[passage_id] for passage_id, _ in known], np.float32)[held]
+
+
+def configured() -> bool:
+    """Whether dense search is Pinecone's."""
+    return bool(os.environ.get(HOST))
 
 
 def _connect(host: str) -> Any:

@@ -1,4 +1,4 @@
-"""The search: dense, BM25, TF-IDF, and hybrid by reciprocal rank fusion. Blocks while it computes; knows no web framework."""
+"""The search: dense, BM25, TF-IDF, and hybrid by reciprocal rank fusion (docs/adr/0009). Blocks while it computes; knows no web framework."""
 
 import logging
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from quarry_contract.errors import ErrorCode, QuarryError
 from quarry_contract.messages import ScoredPassage, SearchRequest, SearchResponse
+from quarry_contract.vector_store import Sparse, question_terms
 from quarry_runtime.session import Array
 
 from .index import Encode, Index
@@ -60,21 +61,19 @@ class Searcher:
         if request.retrieval == "dense":
             return self._dense(request, request.top_k, snapshot, allowed, final), ()
         terms = self._index.analyse_question(request.question)
-        if request.retrieval == "tfidf":
-            return _lexical(snapshot, view.collection.tfidf(terms), request.top_k, allowed), ()
-        depth = request.top_k if request.retrieval == "bm25" else max(MIN_CANDIDATES, 4 * request.top_k)
-        lexical = _lexical(snapshot, view.collection.bm25(terms), depth, allowed)
-        if request.retrieval == "bm25":
-            return lexical, ()
-        return self._hybrid(request, snapshot, lexical, depth, allowed, final)
+        if request.retrieval == "hybrid":
+            return self._hybrid(request, terms, snapshot, allowed, final)
+        scores = view.collection.tfidf(terms) if request.retrieval == "tfidf" else view.collection.bm25(terms)
+        return _lexical(snapshot, scores, request.top_k, allowed), ()
 
-    def _dense(self, request: SearchRequest, top_k: int, snapshot: Snapshot, allowed: Sequence[Array], final: bool) -> Hits:
+    def _dense(self, request: SearchRequest, top_k: int, snapshot: Snapshot, allowed: Sequence[Array], final: bool, terms: Sparse | None = None) -> Hits:
+        """By vector; with `terms`, which Pinecone alone takes, by both together."""
         try:
             vector = self._encode([request.question])[0]
             if not np.isfinite(vector).all():
                 raise ValueError("the question's vector is not finite")
             if self._pinecone:
-                return self._pinecone.search(vector, request, top_k, snapshot, allowed, final=final)
+                return self._pinecone.search(vector, request, top_k, snapshot, allowed, terms=terms, final=final)
             return snapshot.view(frozenset(request.principals)).dense(vector, top_k, allowed)
         except StaleSnapshot:
             raise
@@ -82,14 +81,20 @@ class Searcher:
             raise QuarryError(ErrorCode.INTERNAL) from error
 
     def _hybrid(
-        self, request: SearchRequest, snapshot: Snapshot, lexical: Hits, depth: int, allowed: Sequence[Array], final: bool
+        self, request: SearchRequest, question: Sequence[str], snapshot: Snapshot, allowed: Sequence[Array], final: bool
     ) -> tuple[Hits, tuple[str, ...]]:
-        """Dense and BM25 fused by rank; BM25 alone when the dense side fails."""
+        """Dense and BM25 fused by rank, or Pinecone's search by vector and terms together; BM25 alone when that fails."""
+        collection, depth = snapshot.view(frozenset(request.principals)).collection, max(MIN_CANDIDATES, 4 * request.top_k)
+        together = self._pinecone is not None and self._pinecone.together
+        terms = question_terms(collection.telling(question)) if together else None
         try:
-            dense = self._dense(request, depth, snapshot, allowed, final)
+            dense = self._dense(request, request.top_k if together else depth, snapshot, allowed, final, terms)
         except QuarryError as error:
             log.error("dense search failed, answered by BM25 alone", exc_info=error.__cause__)
-            return Hits(lexical.rows[: request.top_k], lexical.scores[: request.top_k]), ("dense",)
+            return _lexical(snapshot, collection.bm25(question), request.top_k, allowed), ("dense",)
+        if together:
+            return dense, ()
+        lexical = _lexical(snapshot, collection.bm25(question), depth, allowed)
         return fuse([(dense.rows, DENSE_WEIGHT), (lexical.rows, 1.0)], request.top_k), ()
 
 

@@ -12,9 +12,10 @@ from functools import cached_property, lru_cache
 import numpy as np
 from quarry_contract.codec import Scalar
 from quarry_runtime.session import Array
+from quarry_runtime.terms import Analyser, searched_words
 
 from .filters import BUILT_IN, Fields, FieldsMaker, Seen, unknown_field
-from .lexical import Analyser, Collection, Postings, PostingsMaker, Vocabulary
+from .lexical import Collection, Postings, PostingsMaker, Vocabulary
 from .passages import Row
 from .vectors import AT_ONCE, Graph, Hits, Marked, Vectors, joined
 
@@ -62,7 +63,7 @@ class PartMaker:
     def add(self, rows: Sequence[Row], places: Array | None = None) -> None:
         """Some more; `places` (n,) are theirs in the graph."""
         for row in rows:
-            self._postings.add(self._analyse(words(row)))
+            self._postings.add(self._analyse(searched_words(row.document_id, row.title, row.section, row.text)))
             self._fields.add(row)
         self._rows.append(np.array([row.row for row in rows], np.int64))
         if places is None:
@@ -87,11 +88,6 @@ class PartMaker:
             stored[at - len(block) : at] = block
             at -= len(block)
         return stored
-
-
-def words(row: Row) -> str:
-    """What lexical search looks at: file name, title and section name the subject, number and revision that the passage itself leaves out."""
-    return " \n ".join(part for part in (row.document_id, row.title, row.section, row.text) if part)
 
 
 @dataclass(frozen=True, eq=False)
