@@ -114,6 +114,9 @@ forget: pipelines/ingestion/.venv/.ready ## Remove every trace of a document, an
 	@test -n "$(ID)" || { echo 'say which: make forget ID=document_id'; exit 2; }
 	@$(INGEST) --forget "$(ID)" --home "$(QUARRY_HOME)"
 
+expire: pipelines/ingestion/.venv/.ready ## Take out of the index what retention.json says is kept no longer
+	@$(INGEST) --expire --home "$(QUARRY_HOME)"
+
 reconcile: pipelines/ingestion/.venv/.ready ## Compare ledger and index, and repair what differs
 	@$(INGEST) --reconcile --home "$(QUARRY_HOME)"
 
@@ -339,5 +342,5 @@ $(TOOLS)/encoder-peer/.ready: pipelines/ingestion/bench/encoder.lock | $(UV)
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest ingest-airflow forget reconcile inventory train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest bench-encoder bench-engines bench-hybrid deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images training-image edge cost
+.PHONY: help demo up down ask ingest ingest-airflow forget expire reconcile inventory train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest bench-encoder bench-engines bench-hybrid deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images training-image edge cost
 .SECONDARY:

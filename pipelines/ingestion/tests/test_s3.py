@@ -165,7 +165,9 @@ def test_a_listing_of_many_pages_is_read_to_its_end(s3: Any, between: type[Betwe
     between.seen.clear()
     for name in "abcde":
         put(s3, f"many/{name}.txt", name)
-    assert [item.uri for item in Prefix(f"s3://{BUCKET}/many").items()] == [f"{name}.txt" for name in "abcde"]
+    items = list(Prefix(f"s3://{BUCKET}/many").items())
+    assert [item.uri for item in items] == [f"{name}.txt" for name in "abcde"]
+    assert items[0].modified == s3.head_object(Bucket=BUCKET, Key="many/a.txt")["LastModified"].timestamp()
     assert sum("list-type" in path for path in between.seen) == 3
 
 

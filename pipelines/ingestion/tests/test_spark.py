@@ -26,7 +26,7 @@ from .test_s3 import BUCKET, Between, between, put, s3, server  # noqa: F401 - f
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no Java: install openjdk-17-jre-headless")
 WORDS = ["crane", "pile", "wall", "wind"]
-ENTRY = Entry("", "", "", "", None, 1, (), (), None, None, 0, 1)
+ENTRY = Entry("", "", "", "", None, 1, (), (), None, None, 0, 1, 0.0, 0.0)
 COUNTS = ("revision", "documents", "passages", "words", "encoded", "added", "updated", "removed", "unchanged", "skipped")
 
 
@@ -196,7 +196,7 @@ def test_passages_made_for_an_id_that_is_taken_meanwhile_get_the_ids_of_the_othe
 
 def test_partitions_are_bounded_by_documents_and_bytes_and_keep_their_order(tmp_path: Path) -> None:
     sizes = [100] * 20 + [1 << 21] + [600_000] * 3
-    tasks = [Task(Item(str(n), str(n), "", size, ()), ENTRY, None, None, "") for n, size in enumerate(sizes)]
+    tasks = [Task(Item(str(n), str(n), "", size, (), 0.0), ENTRY, None, None, "") for n, size in enumerate(sizes)]
     made = list(partitions(tasks))
     assert [len(part) for part in made] == [16, 4, 1, 1, 1, 1]
     assert [task for part in made for task in part] == tasks

@@ -17,6 +17,7 @@ from .engine import Engine, Local, open_source
 from .forget import READING, forget
 from .pipeline import reindex, sync
 from .reconcile import reconcile
+from .retention import expire_all
 from .sources import SourceError, listing
 from .targets import targets_of
 
@@ -39,6 +40,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     home.mkdir(parents=True, exist_ok=True)
     if args.reconcile:
         return reconcile(home)
+    if args.expire:
+        return expire_all(home)
     if args.forget is not None:
         return forget(home, args.forget)
     if args.digest:
@@ -68,6 +71,7 @@ def parse() -> argparse.Namespace:
     what.add_argument("--reconcile", action="store_true", help="compare ledger and index, repair what differs, report it")
     what.add_argument("--forget", metavar="ID", help="remove every trace of a document, and prove it")
     what.add_argument("--list", metavar="SOURCE", help="how much a source holds, and a digest that changes when there is something to ingest")
+    what.add_argument("--expire", action="store_true", help="take out of the index what retention.json says is kept no longer")
     what.add_argument("--digest", action="store_true", help="of the content of each generation")
     what.add_argument("--inventory", type=Path, metavar="DIR", help="write tables of what was read and what was not, and why, into this folder")
     parser.add_argument("--home", type=Path, required=True, help="QUARRY_HOME: index and ledger are under it")

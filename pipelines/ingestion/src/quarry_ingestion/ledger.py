@@ -32,6 +32,8 @@ CREATE TABLE IF NOT EXISTS items(
     words INTEGER NOT NULL,
     changed TEXT NOT NULL,                  -- ISO 8601, UTC
     seen INTEGER NOT NULL,                  -- the run over its source that saw it last
+    modified REAL NOT NULL DEFAULT 0,       -- when, as the source says; an upload: when it was taken; POSIX seconds
+    last_seen REAL NOT NULL DEFAULT 0,      -- when that run was, POSIX seconds
     PRIMARY KEY (source, uri)
 );
 CREATE TABLE IF NOT EXISTS forgotten(
@@ -52,7 +54,7 @@ CREATE INDEX IF NOT EXISTS jobs_open ON jobs(number) WHERE open = 1;
 CREATE INDEX IF NOT EXISTS jobs_document ON jobs(document_id);
 COMMIT;
 """
-_COLUMNS = "source, uri, document_id, fingerprint, version, extractor, listed, principals, code, detail, words, seen"
+_COLUMNS = "source, uri, document_id, fingerprint, version, extractor, listed, principals, code, detail, words, seen, modified, last_seen"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Entry:
     detail: str | None
     words: int
     seen: int
+    modified: float  # POSIX seconds, as last_seen
+    last_seen: float
 
 
 def open_ledger(home: Path) -> sqlite3.Connection:
@@ -81,7 +85,24 @@ def open_ledger(home: Path) -> sqlite3.Connection:
     """
     database = connect(home / LEDGER_DATABASE, writing=True)
     database.executescript(_SCHEMA)
+    _add_ages(database)
     return database
+
+
+def _add_ages(database: sqlite3.Connection) -> None:
+    """To a ledger of before there was retention: its documents count from when they were written."""
+    if _has_ages(database):
+        return
+    database.execute("BEGIN IMMEDIATE")
+    if not _has_ages(database):  # of two processes at once, one does it
+        database.execute("ALTER TABLE items ADD COLUMN modified REAL NOT NULL DEFAULT 0")
+        database.execute("ALTER TABLE items ADD COLUMN last_seen REAL NOT NULL DEFAULT 0")
+        database.execute("UPDATE items SET modified = strftime('%s', changed), last_seen = strftime('%s', changed)")
+    database.execute("COMMIT")
+
+
+def _has_ages(database: sqlite3.Connection) -> bool:
+    return "modified" in {name for _, name, *_ in database.execute("PRAGMA table_info(items)")}
 
 
 def now() -> str:
@@ -118,8 +139,8 @@ class Ledger:
         values = (entry.source, entry.uri, entry.document_id, entry.fingerprint, entry.version, entry.extractor, *lists, entry.code, entry.detail)
         state = "skipped" if entry.code else "indexed"
         self.database.execute(
-            f"INSERT OR REPLACE INTO items({_COLUMNS}, state, changed) VALUES ({', '.join('?' * 14)})",  # noqa: S608 - question marks
-            (*values, entry.words, entry.seen, state, now()),
+            f"INSERT OR REPLACE INTO items({_COLUMNS}, state, changed) VALUES ({', '.join('?' * 16)})",  # noqa: S608 - question marks
+            (*values, entry.words, entry.seen, entry.modified, entry.last_seen, state, now()),
         )
 
     def remove(self, document_id: str) -> None:
@@ -130,15 +151,20 @@ class Ledger:
         """A number for a run over the source, above those of all before."""
         return int(self.database.execute("SELECT coalesce(max(seen), 0) + 1 FROM items WHERE source = ?", (source,)).fetchone()[0])
 
-    def mark_seen(self, source: str, uris: Iterable[str], run: int) -> None:
-        """These items were there in this run."""
+    def mark_seen(self, source: str, items: Iterable[tuple[str, float]], run: int, at: float) -> None:
+        """These (uri, when it was modified) were there in this run, at that time (POSIX seconds)."""
         self.database.execute("BEGIN IMMEDIATE")
-        self.database.executemany("UPDATE items SET seen = ? WHERE source = ? AND uri = ?", ((run, source, uri) for uri in uris))
+        query = "UPDATE items SET seen = ?, last_seen = ?, modified = ? WHERE source = ? AND uri = ?"
+        self.database.executemany(query, ((run, at, modified, source, uri) for uri, modified in items))
         self.database.execute("COMMIT")
 
     def unseen(self, source: str, run: int) -> list[Entry]:
         """Some items (1,000 at most) that this run did not see, or none."""
         return list(self._select("source = ? AND seen <> ? ORDER BY uri LIMIT 1000", source, run))
+
+    def indexed(self) -> Iterator[Entry]:
+        """All items whose documents are in the index."""
+        return self._select("code IS NULL ORDER BY document_id")
 
     def skipped(self, source: str) -> Iterator[Entry]:
         """The items of a source that gave no document, by uri."""

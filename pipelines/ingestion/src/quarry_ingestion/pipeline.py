@@ -16,13 +16,14 @@ from .graphs import tend_graphs
 from .ledger import Entry
 from .locks import only_one, writing
 from .reconcile import drop_orphans, fill, find_gaps
+from .retention import EXPIRED, Retention, expire
 from .sources import Item, Source, SourceError
 from .store import IndexStore
 from .targets import add_target
 from .writer import Writer, writer
 
 SEEN_AT_ONCE = 1000
-ASKED_FOR = {"replaced", "deleted", "forgotten"}  # by requests: no fault of the source's
+ASKED_FOR = {"replaced", "deleted", "forgotten", EXPIRED}  # by requests and rules: no fault of the source's
 
 
 @dataclass
@@ -43,7 +44,9 @@ class Run:
     writer: Writer
     number: int
     engine: Engine
-    seen: list[str] = field(default_factory=list)  # and not yet told to the ledger
+    rules: Retention
+    at: float  # POSIX seconds
+    seen: list[tuple[str, float]] = field(default_factory=list)  # items and when they were modified, not yet told to the ledger
     counts: Counts = field(default_factory=Counts)
     forgotten: list[str] = field(default_factory=list)
 
@@ -57,7 +60,7 @@ class Run:
             if outcome is not None:
                 self._apply(task, outcome)
                 self._saw(task.item)
-        self.writer.ledger.mark_seen(self.source.uri, self.seen, self.number)
+        self._tell_seen()
         if not self.source.unlisted:
             while gone := self.writer.ledger.unseen(self.source.uri, self.number):
                 for entry in gone:
@@ -69,26 +72,43 @@ class Run:
         ledger = self.writer.ledger
         for item in self.source.items():
             known = ledger.get(self.source.uri, item.uri)
+            late = self.rules.expired(self._entry(item, known))
             if ledger.is_forgotten(self.source.uri, item.uri):
                 self.forgotten.append(item.uri)
-            elif known and (known.fingerprint, known.listed, known.extractor) == (item.fingerprint, item.principals, VERSION):
+            elif late:
+                self._expire(item, known, late)
+            elif known and known.code != EXPIRED and (known.fingerprint, known.listed, known.extractor) == (item.fingerprint, item.principals, VERSION):
                 self.counts.unchanged += known.code is None
                 self._saw(item)
             else:
                 yield self._task(item, known)
 
+    def _entry(self, item: Item, known: Entry | None) -> Entry:
+        document_id = known.document_id if known else item.uri
+        who = item.principals
+        return Entry(self.source.uri, item.uri, document_id, item.fingerprint, None, VERSION, who, who, None, None, 0, self.number, item.modified, self.at)
+
     def _task(self, item: Item, known: Entry | None) -> Task:
-        entry = Entry(self.source.uri, item.uri, item.uri, item.fingerprint, None, VERSION, item.principals, item.principals, None, None, 0, self.number)
+        entry = self._entry(item, known)
         if known is None:
             return Task(item, entry, known, None, self.writer.ledger.free_id(item.uri, self.source.name))
-        version = known.version if known.extractor == VERSION else None
-        return Task(item, replace(entry, document_id=known.document_id), known, version, known.document_id)
+        version = known.version if known.extractor == VERSION and known.code != EXPIRED else None
+        return Task(item, entry, known, version, known.document_id)
+
+    def _expire(self, item: Item, known: Entry | None, why: str) -> None:
+        """It is kept no longer, so it is not read either."""
+        if known is None or (known.code, known.detail) != (EXPIRED, why):
+            self._skip(self._entry(item, known), known, EXPIRED, why)
+        self._saw(item)
 
     def _saw(self, item: Item) -> None:
-        self.seen.append(item.uri)
+        self.seen.append((item.uri, item.modified))
         if len(self.seen) == SEEN_AT_ONCE:
-            self.writer.ledger.mark_seen(self.source.uri, self.seen, self.number)
-            self.seen.clear()
+            self._tell_seen()
+
+    def _tell_seen(self) -> None:
+        self.writer.ledger.mark_seen(self.source.uri, self.seen, self.number, self.at)
+        self.seen.clear()
 
     def _apply(self, task: Task, outcome: Outcome) -> None:
         """Bring one item's document up to date."""
@@ -115,29 +135,33 @@ class Run:
         self.counts.removed += known is not None and known.code is None
 
 
-def sync(source: Source, home: Path, model_dir: Path, engine: Engine | None = None) -> dict[str, Any]:
+def sync(source: Source, home: Path, model_dir: Path, engine: Engine | None = None, at: float | None = None) -> dict[str, Any]:
     """Bring the index to what the source holds now: in the generation of this retriever and in every other target. Without `engine`, in this process.
+
+    `at` (POSIX seconds; now, unless it is given) is the time that retention counts to, for the documents of all sources.
 
     Raises:
         SourceError: the source cannot be listed or read, holds nothing that can be, or another ingest is at work.
         ManifestError: a retriever artefact or an index is not whole.
     """
-    began = time.monotonic()
+    began, at = time.monotonic(), time.time() if at is None else at
+    rules = Retention.read(home, at)
     with only_one(home), writer(home) as made:
         with writing(home):
             generation = add_target(home, model_dir.resolve())
         made.settle()
         fill(made)
         find_gaps(made)
-        run = Run(source, made, made.ledger.next_run(source.uri), engine or Local(home / READING))
+        run = Run(source, made, made.ledger.next_run(source.uri), engine or Local(home / READING), rules, at)
         known = run.number > 1
         run.all()
         drop_orphans(made)
+        expired = expire(made, rules)
         tend_graphs(home, (target.store for target in made.targets.now()))
         skipped = list(_skipped(run))
         told = report(made, generation) | vars(run.counts)
         _check_any(source, run, known, skipped)
-    return told | {"skipped": skipped, "seconds": round(time.monotonic() - began, 1)}
+    return told | {"expired": expired, "skipped": skipped, "seconds": round(time.monotonic() - began, 1)}
 
 
 def reindex(home: Path, model_dir: Path) -> dict[str, Any]:

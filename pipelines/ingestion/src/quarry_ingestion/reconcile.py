@@ -7,6 +7,7 @@ from typing import Any
 from . import jobs
 from .graphs import tend_graphs
 from .locks import only_one, writing
+from .retention import Retention, expire
 from .targets import Target, cut
 from .writer import Writer, writer
 
@@ -76,14 +77,17 @@ def _differing(made: Writer) -> list[tuple[str, str | None, str | None]]:
     return list(differences(made.ledger.versions(), targets[0].store.versions())) if targets else []
 
 
-def reconcile(home: Path) -> dict[str, Any]:
+def reconcile(home: Path, at: float | None = None) -> dict[str, Any]:
     """Compare everything with everything and repair what differs; what was found, so an empty report is a sound index.
 
+    What is kept no longer goes too, which is nothing wrong; `at`: the time that counts to, POSIX seconds; now, unless it is given.
+
     Raises:
-        SourceError: an ingest is at work.
+        SourceError: an ingest is at work, or `retention.json` is not as it must be.
         ManifestError: a retriever artefact or an index is not whole.
         VectorStoreError: Pinecone fails; what was repaired so far stays.
     """
+    rules = Retention.read(home, at)
     with only_one(home), writer(home) as made:
         made.settle()
         with writing(home):
@@ -93,11 +97,12 @@ def reconcile(home: Path) -> dict[str, Any]:
         principals = [d for d in _ids(made) if _principals(made, d)]
         rewritten = [{"generation": t.generation, "document": d} for t in made.targets.now() for d in _ids(made) if _sound(made, t, d)]
         differing = fill(made) + [found for d in _ids(made) for found in _texts(made, d)]
+        expired = expire(made, rules)
         vectors = _counted((target, target.store.reconcile_vectors(lambda: writing(home))) for target in made.targets.now())
         tend_graphs(home, (target.store for target in made.targets.now()))
         found = {"rows_of_nothing": swept, "documents_of_no_item": orphans, "items_without_document": gaps}
         found |= {"wrong_principals": principals, "damaged_documents": rewritten, "differing_targets": differing, "differing_vectors": vectors}
-        return found | {"uploads_of_no_job": jobs.sweep(home), "sound": not any(found.values()), "encoded": made.encoded}
+        return found | {"uploads_of_no_job": jobs.sweep(home), "sound": not any(found.values()), "expired": expired, "encoded": made.encoded}
 
 
 def _counted(found: Iterable[tuple[Target, dict[str, int]]]) -> list[dict[str, Any]]:

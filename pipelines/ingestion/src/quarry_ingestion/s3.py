@@ -65,7 +65,8 @@ class Prefix:
         if location.endswith("/") or not location or any(part.startswith(".") for part in location.split("/")):
             return
         fingerprint = f"{found['ETag']} {found['Size']} {found['LastModified'].isoformat()}"  # the time: metadata alone may have changed
-        yield Item(location, found["Key"], fingerprint, found["Size"], self._rules.principals(location))
+        modified = found["LastModified"].timestamp()
+        yield Item(location, found["Key"], fingerprint, found["Size"], self._rules.principals(location), modified)
 
     def fetch(self, item: Item, into: Path) -> tuple[str, ...]:
         """Copy the object, compared with its size and, where that is its MD5, its ETag; who may read it.

@@ -39,6 +39,7 @@ class Item:
     fingerprint: str
     size: int
     principals: tuple[str, ...]  # by the source's rules
+    modified: float  # when, as the source says: POSIX seconds
 
 
 class Source(Protocol):
@@ -133,7 +134,7 @@ class Folder:
             principals = self._rules.principals(location)
         except (RulesError, OSError) as error:
             raise SourceError(f"{error}: correct it and ingest again; who may read the documents is not known") from None
-        yield Item(readable(location), location, _fingerprint(found), found.st_size, principals)
+        yield Item(readable(location), location, _fingerprint(found), found.st_size, principals, found.st_mtime)
 
     def fetch(self, item: Item, into: Path) -> tuple[str, ...]:
         """Copy the file; who may read it.

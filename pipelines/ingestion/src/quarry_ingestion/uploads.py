@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from quarry_contract.messages import Job
@@ -41,7 +42,8 @@ def _put(home: Path, queued: Queued) -> Job:
             return _failed(job, "no_index", "there is no index yet: `make ingest DIR=...` first")
         path = upload_path(home, job.job_id)
         size = path.stat().st_size
-        entry = Entry(UPLOADS, job.document_id, job.document_id, "", None, VERSION, queued.principals, queued.principals, None, None, 0, 1)
+        taken = datetime.fromisoformat(job.created).timestamp()
+        entry = Entry(UPLOADS, job.document_id, job.document_id, "", None, VERSION, queued.principals, queued.principals, None, None, 0, 1, taken, taken)
         made.ledger.remember(UPLOADS, job.document_id)
         reason = too_large(size)
         if reason:

@@ -73,6 +73,17 @@ class Writer:
             self.ledger.save(entry)
         return entry
 
+    def expire(self, entry: Entry, code: str, why: Callable[[Entry], str | None]) -> bool:
+        """The item's document goes, if `why` still gives a reason for what the ledger says of it now; the item stays. Whether it went."""
+        with writing(self.home):
+            found = self.ledger.get(entry.source, entry.uri)
+            detail = why(found) if found and found.code is None else None
+            if found is None or detail is None:
+                return False
+            self._delete(found.document_id)
+            self.ledger.save(replace(found, code=code, detail=detail))
+        return True
+
     def remove(self, document_id: str) -> None:
         """Document and item are no more."""
         with writing(self.home):
