@@ -12,11 +12,12 @@ from quarry_contract.releases import index_dir
 from quarry_runtime import tiny
 from quarry_runtime.encode import Encoder
 
-from quarry_ingestion import graphs, pipeline
+from quarry_ingestion import graphs, pipeline, tending
 from quarry_ingestion.blocks import Document
 from quarry_ingestion.chunk import CHUNKER, Chunk
-from quarry_ingestion.graphs import tend_graph
+from quarry_ingestion.graphs import is_due, tend_graph
 from quarry_ingestion.locks import writing
+from quarry_ingestion.pinecone_store import PineconeStore
 from quarry_ingestion.sources import Folder
 from quarry_ingestion.store import IndexStore, create
 from quarry_ingestion.targets import read_targets
@@ -176,6 +177,23 @@ def test_what_is_forgotten_meanwhile_is_not_saved(tmp_path: Path, store: IndexSt
     monkeypatch.setattr(graphs, "_add", forgetting)  # only to be there at that moment
     assert tend_graph(tmp_path, store, 300) is None
     assert (store.graph(), files(store)) == (None, set())
+
+
+def test_a_queue_that_is_never_empty_does_not_put_it_off_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tending, "AFTER_JOBS", 3)
+    tender = tending.Tender(tmp_path)
+    for _ in range(2):
+        for expected in (False, False, True):
+            tender.changed()
+            assert tender._wake.is_set() == expected
+        tender._wake.clear()
+
+
+def test_none_is_made_where_pinecone_serves_dense_search(tmp_path: Path, store: IndexStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_due(store, 300)
+    monkeypatch.setattr(store, "dense_elsewhere", PineconeStore.dense_elsewhere)
+    assert not is_due(store, 300)
+    assert (tend_graph(tmp_path, store, 300), files(store)) == (None, set())
 
 
 def test_an_ingest_makes_it(tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,22 @@ def test_a_reindex_that_is_killed_is_finished_by_whoever_comes_next(home: Path, 
     assert reconcile(home)["sound"]
 
 
+def test_reconciliation_alone_makes_the_targets_the_same(home: Path, models: tuple[Path, Path]) -> None:
+    """Killed between two targets: one has a document still, or not yet, and nothing but `--reconcile` is run after it."""
+    reindex(home, models[1])
+    (home.parent / "one" / "one.txt").unlink()
+    (home.parent / "two" / "more.txt").write_text("The wall.")
+    for folder, step in (("two", "IndexStore.put"), ("one", "IndexStore.delete")):
+        assert in_child(lambda: sync(Folder(home.parent / folder), home, models[0]), kill_in(step, 2)) == KILLED  # noqa: B023 - called at once
+    assert held(home, models[0]) != held(home, models[1])
+    other = read_targets(home)[1][0]
+    found = reconcile(home)
+    assert found["documents_of_no_item"] == ["more.txt"]
+    assert found["items_without_document"] == ["one.txt"]
+    assert {"generation": other, "document": "one.txt"} in found["differing_targets"]
+    assert held(home, models[0]) == held(home, models[1]) == ["two.txt"]
+
+
 def test_a_change_while_it_runs_reaches_both(home: Path, models: tuple[Path, Path]) -> None:
     """A run over a source that began before the second target was there writes to it all the same."""
     (home.parent / "one" / "late.txt").write_text("The late crane.")

@@ -22,7 +22,7 @@ from quarry_runtime.encode import Encoder
 
 from quarry_ingestion import jobs
 from quarry_ingestion.blocks import Document
-from quarry_ingestion.ledger import now
+from quarry_ingestion.ledger import LEDGER_DATABASE, now
 from quarry_ingestion.pipeline import reindex, sync
 from quarry_ingestion.reconcile import reconcile
 from quarry_ingestion.sources import Folder, SourceError
@@ -185,12 +185,29 @@ class World:
             where = (kill_at(self.random.randrange(1, 120)), kill_in(self.random.choice(STEPS), self.random.randrange(1, 4)))
             in_child(self.steps, self.random.choice((*where, where[1], full_at(self.random.randrange(0, 150_000)))))
             self.follow()
-            self.random.choice((self.write, self.delete, self.delete, lambda: None))()
+            self.random.choice((self.write, self.delete, self.delete, self.level, lambda: None))()
 
     def repair(self) -> None:
         if read_targets(self.home):
             in_child(lambda: reconcile(self.home), kill_at(self.random.randrange(1, 60)))
-            reconcile(self.home)
+            self.level()
+
+    def level(self) -> None:
+        """Reconciliation alone, before any run mends what it should: targets hold the same, and nothing that the ledger does not account for."""
+        if not read_targets(self.home):
+            return
+        reconcile(self.home)
+        held = []
+        for generation, _ in read_targets(self.home):
+            with closing(connect(index_dir(self.home, generation) / INDEX_DATABASE)) as database:
+                held.append(set(database.execute("SELECT document_id, version, text, principals FROM documents")))
+        assert held.count(held[0]) == len(held), "targets differ"
+        with closing(sqlite3.connect(self.home / LEDGER_DATABASE)) as database:
+            versions = dict(database.execute("SELECT document_id, version FROM items WHERE code IS NULL"))
+        found = {name: version for name, version, *_ in held[0]}
+        assert found.keys() <= versions.keys(), "a document of no item"
+        again = {name for name, version in versions.items() if version is None}  # to be read again by the next run
+        assert {name: found.get(name) for name in versions.keys() - again} == {name: versions[name] for name in versions.keys() - again}, "a gap"
 
     def follow(self) -> None:
         for generation, _ in read_targets(self.home):

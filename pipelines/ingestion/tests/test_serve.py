@@ -3,12 +3,13 @@
 import http.client
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -245,6 +246,55 @@ def test_sigterm_ends_after_the_job_at_hand(home: Path) -> None:
     found = jobs.get(home, job.job_id)
     assert found is not None
     assert found.job.state in ("queued", "done"), "never half"
+
+
+def graph(home: Path) -> tuple[int, str] | None:
+    """Vectors and file of the saved one, which is what index.db says."""
+    [path] = (home / "index").glob(f"*/{INDEX_DATABASE}")
+    with closing(connect(path)) as database:
+        found = database.execute("SELECT vectors, file, sha256 FROM graphs").fetchone()
+    try:
+        return (int(found[0]), str(found[1])) if found and sha256((path.parent / found[1]).read_bytes()).hexdigest() == found[2] else None
+    except FileNotFoundError:  # another one came between
+        return None
+
+
+def until(reached: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_the_search_graph_follows_uploads_and_what_is_forgotten(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUARRY_RETRIEVER_EXACT_UP_TO", "2")
+    with serving(home) as served:
+        last = [served.put(f"{n}.txt", b"The crane number %d." % n) for n in range(3)][-1]
+        assert served.ended(last).state == "done"
+        until(lambda: (graph(home) or (0,))[0] == 4)  # with the folder's
+        assert served.ended(served.put("another.txt", b"The pile.")).state == "done"
+        until(lambda: (graph(home) or (0,))[0] == 5)
+        before = graph(home)
+        assert served.ended(Job.from_dict(served.ask("DELETE", "/documents/another.txt?forget=true")[1])).state == "done"
+        until(lambda: graph(home) not in (None, before))
+        assert graph(home) is not None and graph(home)[0] == 4  # type: ignore[index]
+        served.stop()
+        assert served.process.returncode == 0
+
+
+def test_jobs_go_on_beside_a_graph_that_is_being_made_and_sigterm_ends_it(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QUARRY_RETRIEVER_EXACT_UP_TO", "2")
+    code = f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(600)"
+    (tmp_path / "python").write_text(f"#!/bin/sh\nexec {sys.executable} -c {shlex.quote(code)}\n")  # where its interpreter is, one that takes long
+    (tmp_path / "python").chmod(0o755)
+    with serving(home, f"import quarry_ingestion.work; sys.executable = {str(tmp_path / 'python')!r}") as served:
+        for n in range(3):
+            assert served.ended(served.put(f"{n}.txt")).state == "done"
+        until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+        assert served.ended(served.put("more.txt")).state == "done"
+        served.stop()
+        assert served.process.returncode == 0
+        assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
 
 
 def test_two_do_not_serve_one_home(home: Path) -> None:

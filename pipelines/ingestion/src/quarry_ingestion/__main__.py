@@ -15,6 +15,7 @@ from quarry_contract.vector_store import VectorStoreError
 
 from .engine import Engine, Local, open_source
 from .forget import READING, forget
+from .graphs import tend_graphs
 from .pipeline import reindex, sync
 from .reconcile import reconcile
 from .retention import expire_all
@@ -32,6 +33,16 @@ def digests(home: Path) -> dict[str, Any]:
         return {"digests": {target.generation: target.store.digest() for target in targets.now()}}
 
 
+def graphs(home: Path) -> dict[str, Any]:
+    """The search graphs, brought up to date where they are stale: the files written.
+
+    Raises:
+        ManifestError: an index is not whole.
+    """
+    with targets_of(home) as targets:
+        return {"graphs": tend_graphs(home, (target.store for target in targets.now()))}
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """What was asked for."""
     if args.list is not None:
@@ -42,6 +53,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return reconcile(home)
     if args.expire:
         return expire_all(home)
+    if args.graphs:
+        return graphs(home)
     if args.forget is not None:
         return forget(home, args.forget)
     if args.digest:
@@ -72,6 +85,7 @@ def parse() -> argparse.Namespace:
     what.add_argument("--forget", metavar="ID", help="remove every trace of a document, and prove it")
     what.add_argument("--list", metavar="SOURCE", help="how much a source holds, and a digest that changes when there is something to ingest")
     what.add_argument("--expire", action="store_true", help="take out of the index what retention.json says is kept no longer")
+    what.add_argument("--graphs", action="store_true", help="bring the saved search graphs up to date, where they are stale")
     what.add_argument("--digest", action="store_true", help="of the content of each generation")
     what.add_argument("--inventory", type=Path, metavar="DIR", help="write tables of what was read and what was not, and why, into this folder")
     parser.add_argument("--home", type=Path, required=True, help="QUARRY_HOME: index and ledger are under it")

@@ -1,6 +1,6 @@
 """A copy of what ingestion keeps, made while it runs: `python -m quarry_ingestion.backup HOME DIR|s3://bucket/prefix`.
 
-Index, ledger and releases go into `DIR`, which must not exist yet. SQLite's own backup copies a database as it stands between
+Index, ledger, retention and releases go into `DIR`, which must not exist yet. SQLite's own backup copies a database as it stands between
 two transactions, whoever writes. The ledger comes before the index: what it names is then in the index, and a document that
 came in between is found by `--reconcile`. `backup.json` is written last, with every file's SHA-256: without it a copy is not whole.
 In S3 a copy is a folder by the moment it was made, and the object `latest` names the last whole one.
@@ -22,7 +22,7 @@ from .artefacts import ArtefactError, Bucket
 
 MANIFEST = "backup.json"
 LATEST = "latest"
-PARTS = ("ledger.db", "index", "releases")
+PARTS = ("ledger.db", "retention.json", "index", "releases")
 LEFT_OUT = ("-wal", "-shm", ".tmp", ".lock")  # what SQLite and writers keep beside their files
 
 

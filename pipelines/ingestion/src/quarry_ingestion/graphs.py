@@ -27,11 +27,19 @@ GONE_SHARE = 0.2  # of the graph's vectors
 BUILDING = "graph.building"  # removed by who drops the graphs: what was read before must not be saved
 
 
-def tend_graphs(home: Path, stores: Iterable[IndexStore]) -> None:
-    """Of several generations, see `tend_graph`."""
+def tend_graphs(home: Path, stores: Iterable[IndexStore]) -> list[str]:
+    """Of several generations, see `tend_graph`; the files written."""
     above = exact_up_to()
-    for store in stores:
-        tend_graph(home, store, above)
+    return [name for store in stores if (name := tend_graph(home, store, above))]
+
+
+def is_due(store: IndexStore, above: int) -> bool:
+    """Whether `tend_graph` has something to do; only the file itself is not looked at."""
+    _, passages = store.counts()
+    if passages <= above or store.dense_elsewhere:
+        return False
+    saved = store.graph()
+    return saved is None or sum(store.stale(saved)) > STALE_SHARE * passages
 
 
 def exact_up_to() -> int:
@@ -48,7 +56,7 @@ def tend_graph(home: Path, store: IndexStore, above: int) -> str | None:
         sqlite3.Error, OSError: index.db cannot be read, or the file cannot be written.
     """
     _, passages = store.counts()
-    if passages <= above:
+    if passages <= above or store.dense_elsewhere:
         return None
     (store.folder / BUILDING).touch()
     try:

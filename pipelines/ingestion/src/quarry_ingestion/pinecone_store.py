@@ -36,6 +36,8 @@ _BOTH = "SELECT id FROM stored WHERE id > ?1 UNION SELECT passage_id FROM passag
 class PineconeStore(IndexStore):
     """A generation's index.db and its namespace in Pinecone, opened for writing."""
 
+    dense_elsewhere = True
+
     def __init__(self, folder: Path, host: str, call_sec: float) -> None:
         """Open both; `call_sec` as in Namespace. Each record has its terms' weights too, so that the retriever may ask for both at once.
 

@@ -80,6 +80,8 @@ def create(home: Path, encoder: Encoder, chunker: Chunker) -> str:
 class IndexStore:
     """A generation's index.db, opened for writing."""
 
+    dense_elsewhere = False  # whether a vector store beside it serves dense search, so that it needs no graph
+
     def __init__(self, folder: Path) -> None:
         """Open it.
 

@@ -15,6 +15,7 @@ from quarry_contract.vector_store import VectorStoreError
 
 from . import jobs
 from .ledger import now
+from .tending import Tender
 from .uploads import work
 
 log = logging.getLogger("quarry")
@@ -47,12 +48,14 @@ class Worker:
         self.metrics = metrics
         self.stuck: str | None = None  # why nothing goes on
         self._home = home
+        self._graphs = Tender(home)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="uploads", daemon=True)
 
     def start(self) -> None:
         """Begin with what was left."""
+        self._graphs.start()
         self._thread.start()
 
     def wake(self) -> None:
@@ -62,6 +65,7 @@ class Worker:
     def stop(self, timeout_sec: float) -> None:
         """Take no further job; wait for the end of the one at work. What is cut off is done by the next process."""
         self._stopping.set()
+        self._graphs.stop()
         self._wake.set()
         self._thread.join(timeout_sec)
 
@@ -81,7 +85,10 @@ class Worker:
                 wait = min(2 * wait, MAX_RETRY_SEC)
                 continue
             self.stuck, wait, tries = None, RETRY_SEC, 0
-            if not more:
+            if more:
+                self._graphs.changed()
+            else:
+                self._graphs.idle()
                 self._wake.wait()
 
     def _one(self) -> bool:
