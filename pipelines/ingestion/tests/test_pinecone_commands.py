@@ -25,7 +25,7 @@ from quarry_ingestion.targets import read_targets
 from quarry_ingestion.writer import writer
 
 from .pinecone_process import API_KEY, Standin, standin
-from .test_ingest import command, report, run
+from .test_ingest import command
 from .test_pinecone_store import found, passage_ids
 from .test_serve import documents, serving
 
@@ -109,7 +109,7 @@ def test_reconcile_repairs_each_generations_namespace(home: Path, models: list[P
         first.namespace.put([Record(kept.passage_id, kept.vector, {**kept.metadata, "principals": ["user:thief"]})])
         second.namespace.put(orphan(f"orphan-{n}", "gone.txt") for n in range(250))  # more than a page of the list
         generations = [first.manifest.generation, second.manifest.generation]
-    told = report(command("--reconcile", "--home", home))
+    told = reconcile(home)
     assert told["differing_vectors"] == [
         {"generation": generations[0], "kind": "gaps", "rows": 1},
         {"generation": generations[0], "kind": "differing", "rows": 1},
@@ -208,10 +208,15 @@ def test_the_proof_tells_what_pinecone_still_finds(home: Path, pinecone: Standin
 def test_forget_says_when_it_cannot_say_so_and_is_finished_by_another(trouble: str, home: Path, pinecone: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUARRY_PINECONE_WAIT_SEC", "1")
     pinecone.set(**({"faults": [DOWN]} if trouble == "down" else {"hold": True}))
-    failed = command("--forget", "a.txt", "--home", home)
-    assert failed.returncode == 2
-    assert "a.txt is out of index and answers, but that its vectors are gone cannot be said; forget it again" in failed.stderr
-    assert len(failed.stderr.splitlines()) == 1
+    why = "a.txt is out of index and answers, but that its vectors are gone cannot be said; forget it again"
+    if trouble == "down":
+        failed = command("--forget", "a.txt", "--home", home)
+        assert failed.returncode == 2
+        assert failed.stderr.startswith(f"not ingested: {why}")
+        assert len(failed.stderr.splitlines()) == 1
+    else:
+        with pytest.raises(VectorStoreError, match=why):
+            forget(home, "a.txt")
     assert set(documents(home)) == {"b.txt", "c.txt"}
     pinecone.set(faults=[], hold=False)
     assert forget(home, "a.txt")["found"] == []
@@ -228,9 +233,8 @@ def test_an_ingest_in_an_outage_shows_nothing_half_and_the_next_one_goes_on(home
     (root / "d.txt").write_text("A new pile.")
     (root / "b.txt").unlink()
     pinecone.set(faults=[DOWN])
-    failed = run(root, home, models[0])
-    assert failed.returncode == 2
-    assert failed.stderr.splitlines()[-1].startswith("not ingested: Pinecone failed 1 times within 20 s, and is not asked again")
+    with pytest.raises(VectorStoreError, match="Pinecone failed 1 times within 20 s, and is not asked again"):
+        sync(Folder(root), home, models[0])
     assert texts(home) == before
     pinecone.set(faults=[{"path": "/", "status": 503, "times": 2}])  # it comes back while it is tried again
     told = sync(Folder(root), home, models[0])
