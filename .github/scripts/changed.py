@@ -1,7 +1,7 @@
 """Which projects a change concerns: `changed.py BASE HEAD` prints `projects=[...]`, a line for a job's outputs.
 
-A project is concerned when a file of its own changed, or one of a project it is installed with. What belongs to no project is
-told by the table below.
+A project is concerned when a file of its own changed, or one of a project it is installed with or whose commands it calls. What
+belongs to no project is told by the table below.
 """
 
 import json
@@ -22,6 +22,8 @@ READ_BY = {  # outside of projects; what is not here is read by the tests of del
     "terraform/": ("tests/infrastructure", DELIVERY),
 }
 
+CALLS = {"pipelines/airflow": {"pipelines/ingestion", "pipelines/kubeflow", "services/retriever"}}  # commands, in their environments
+
 
 def projects() -> list[str]:
     """All projects, by the Makefile's word."""
@@ -29,10 +31,11 @@ def projects() -> list[str]:
 
 
 def needs(project: str) -> set[str]:
-    """The sibling projects that it is installed with."""
+    """The sibling projects that it is installed with, or calls."""
     told = tomllib.loads((ROOT / project / "pyproject.toml").read_text(encoding="utf-8"))
     sources = told.get("tool", {}).get("uv", {}).get("sources", {})
-    return {str((ROOT / project / source["path"]).resolve().relative_to(ROOT)) for source in sources.values() if "path" in source}
+    installed = {str((ROOT / project / source["path"]).resolve().relative_to(ROOT)) for source in sources.values() if "path" in source}
+    return installed | CALLS.get(project, set())
 
 
 def concerned(paths: list[str], known: list[str]) -> list[str]:

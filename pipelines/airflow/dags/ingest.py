@@ -52,9 +52,9 @@ def quarry_ingest():
     @task.sensor(mode="reschedule", poke_interval=SETTINGS.poke, timeout=SETTINGS.wait, soft_fail=True, inlets=[INDEX])
     def collect(params=None, dag_run=None, inlet_events=None):
         found = steps.collect(SETTINGS)
-        taken = inlet_events[INDEX][-1].extra["source"] if len(inlet_events[INDEX]) else None
+        taken = [event.extra["source"] for event in inlet_events[INDEX].ascending(False).limit(1)]
         waits = params["wait"] and dag_run.run_type != "backfill"
-        return PokeReturnValue(is_done=not waits or found["digest"] != taken, xcom_value=found)
+        return PokeReturnValue(is_done=not waits or taken != [found["digest"]], xcom_value=found)
 
     @task(**ONE_AT_A_TIME)
     def index():

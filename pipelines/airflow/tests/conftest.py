@@ -11,7 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,11 +140,8 @@ class World:
 
     def rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
         """Of Airflow's database."""
-        connection = sqlite3.connect(self.folder / "airflow/airflow.db")
-        try:
+        with closing(sqlite3.connect(self.folder / "airflow/airflow.db")) as connection, connection:
             return connection.execute(query, arguments).fetchall()
-        finally:
-            connection.close()
 
     def states(self, day: str) -> dict[str, tuple[str, int]]:
         """State and tries of the tasks of a run."""

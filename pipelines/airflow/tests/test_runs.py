@@ -13,6 +13,8 @@ from .conftest import FILES, World, squad
 
 FIRST, WORSE, GONE = "2026-03-02", "2026-03-03", "2026-03-04"
 RUNS = "/apis/v2beta1/runs"
+OLDER = """INSERT INTO asset_event (asset_id, extra, source_map_index, timestamp)
+           SELECT asset_id, json_set(extra, '$.source', 'older'), source_map_index, '2026-01-01 00:00:00.000000' FROM asset_event"""
 ALL = ("collect", "index", "evaluate", "release", "record")
 
 
@@ -76,6 +78,7 @@ def test_the_index_is_that_of_the_plain_command_on_the_folder_and_on_the_prefix(
 def test_new_documents_are_waited_for_and_a_recall_under_the_floor_releases_nothing(past: Past, tmp_path: Path) -> None:
     world, started = past.world, len(past.world.kubeflow.runs())
     asked = squad(tmp_path / "worse.json", (("a.md", "When does the crane stop?"), ("nowhere.md", "Where is it?")))
+    world.rows(OLDER)
     log, waited = "", False
     with world.dags_test(WORSE, {}, QUARRY_AIRFLOW_QUESTIONS=str(asked)) as (process, lines):
         for line in lines:

@@ -28,7 +28,7 @@ KNOWN = changed.projects()
         (["Makefile"], KNOWN),
         ([".ci/run", "README.md"], KNOWN),
         (["services/gateway/src/quarry_gateway/app.py"], ["services/gateway", "tests", "tests/infrastructure", "tests/delivery"]),
-        (["pipelines/kubeflow/README.md"], ["pipelines/kubeflow", "tests", "tests/delivery"]),
+        (["pipelines/kubeflow/README.md"], ["pipelines/kubeflow", "pipelines/airflow", "tests", "tests/delivery"]),
         (["local/stack.py", "examples/documents/a.txt"], ["tests"]),
         (["tests/e2e/machine.py", "k8s/README.md"], ["tests"]),
         (["helm/quarry/values.yaml"], ["tests", "tests/delivery"]),
