@@ -32,7 +32,8 @@ SERVING := services/contract services/runtime services/retriever services/reader
 PIPELINES := pipelines/ingestion pipelines/training pipelines/kubeflow
 WRAPPERS := services/reader/seldon services/retriever/seldon
 AIRFLOW := pipelines/airflow
-PROJECTS := $(SERVING) $(PIPELINES) $(AIRFLOW) tests/infrastructure tests/delivery tests
+# In the order of their tests: the quick ones first, then the longest, so that all processors are busy to the end.
+PROJECTS := $(SERVING) tests pipelines/training pipelines/ingestion tests/infrastructure pipelines/kubeflow $(AIRFLOW) tests/delivery
 P ?= $(PROJECTS)
 # Suites that run side by side; each prints when it has ended.
 TEST_JOBS ?= 2
