@@ -4,6 +4,7 @@ Steps are the calls of Python and C functions, in their order, and SQLite's inst
 indexes are opened anew: how large an index is altogether, and that it changed, may be guessed from time (docs/security.md).
 """
 
+import gc
 import random
 import sys
 from collections.abc import Callable
@@ -38,6 +39,7 @@ def steps(followed: Followed, work: Callable[..., Any], *arguments: Any) -> list
 
     connection = followed.index.store.connection()
     connection.set_progress_handler(instruction, 1)
+    gc.disable()  # a collection calls what others hung into it
     sys.setprofile(called)
     try:
         work(*arguments)
@@ -45,6 +47,7 @@ def steps(followed: Followed, work: Callable[..., Any], *arguments: Any) -> list
         found.append(error.detail)
     finally:
         sys.setprofile(None)
+        gc.enable()
         connection.set_progress_handler(None, 1)
     return [*(name for name in found if not name.startswith("steps.")), f"{instructions} instructions"]
 
