@@ -241,10 +241,18 @@ def test_a_running_server_follows_its_index(running: Any, model_dir: Path, tmp_p
                 assert time.monotonic() < limit, "did not happen in time"
                 time.sleep(0.05)
 
+        def outside() -> list[bytes]:
+            filters: list[Any] = [{}, {"document_id": "plan"}, {"kind": "x"}]
+            ways: list[Any] = [{"retrieval": r, "filters": f} for r in ("dense", "bm25", "tfidf", "hybrid") for f in filters]
+            asked = [{"search": {"question": "crane plan", "principals": ["group:b"], **way}} for way in ways]
+            asked.append({"documents": {"ranges": [{"document_id": "plan", "start": 0, "end": 3}], "principals": ["group:b"]}})
+            return [post(url, {"jsonData": data}, **{"X-Request-Id": "r"}).content for data in asked]
+
         assert not seen("group:a")
-        writer.put(Document("plan", "Plan", "The crane plan.", principals=("group:a",)))
+        before = outside()
+        writer.put(Document("plan", "Plan", "The crane plan.", {"kind": "x"}, principals=("group:a",)))
         until(True)
-        assert not seen() and not seen("group:b")
+        assert not seen() and outside() == before, "byte for byte as before there was anything"
         text = httpx.get(f"{url}/prometheus").text
         assert all(
             f"{line}.0\n" in text for line in ("quarry_index_revision 1", "quarry_index_passages 1", "quarry_index_documents 1", "quarry_index_follow_errors 0")
