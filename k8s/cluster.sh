@@ -12,7 +12,7 @@ if [ -z "$(live)" ]; then make demo && make down; fi
 release="$(live)" # before the cluster takes port 8080
 kind get clusters | grep -qx quarry || kind create cluster --config k8s/kind.yaml --wait 5m
 kubectl config use-context kind-quarry >/dev/null
-make images TAG=local
+make images TAG=local I="gateway retriever reader ingestion training"
 for name in gateway retriever reader ingestion training; do kind load docker-image "quarry/$name:local" --name quarry; done
 k8s/platform.sh kind
 kubectl --namespace quarry create secret generic object-store --from-literal=AWS_ACCESS_KEY_ID=any --from-literal=AWS_SECRET_ACCESS_KEY=any \
