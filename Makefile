@@ -296,8 +296,13 @@ examples: pipelines/ingestion/.venv/.ready ## Build the sample corpus's PDF and 
 edge: services/gateway/.venv/.ready ## Generate the API Gateway's definition anew from the gateway's OpenAPI document
 	@cd services/gateway && .venv/bin/python -m quarry_gateway.apigateway > $(CURDIR)/terraform/modules/edge/api.json
 
-cost: tests/infrastructure/.venv/.ready ## Plan every environment of terraform/ on this machine and write docs/cost.md's table
-	@cd tests/infrastructure && .venv/bin/python cost.py
+cost: tests/infrastructure/.venv/.ready ## Plan every environment of terraform/ on this machine and write docs/cost.md's tables; by prices of your own: make cost PRICES=file
+	@$(if $(PRICES),test -f "$(PRICES)" || { echo 'there is no file $(PRICES)'; exit 2; })
+	@cd tests/infrastructure && .venv/bin/python cost.py $(if $(PRICES),--prices "$(abspath $(PRICES))")
+
+prices: tests/infrastructure/.venv/.ready ## AWS's own list prices, into a file for make cost: make prices REGION=eu-central-1 PRICES=file
+	@test -n "$(REGION)" -a -n "$(PRICES)" || { echo 'say of which region, and where to: make prices REGION=eu-central-1 PRICES=file'; exit 2; }
+	@cd tests/infrastructure && .venv/bin/python prices.py "$(REGION)" "$(abspath $(PRICES))"
 
 faults: tests/.venv/.ready tests/infrastructure/.venv/.ready $(HELM) ## Plant faults in chart and terraform/, one at a time, and tell which are not caught
 	@cd tests && .venv/bin/python -m manifests.faults
@@ -343,5 +348,5 @@ $(TOOLS)/encoder-peer/.ready: pipelines/ingestion/bench/encoder.lock | $(UV)
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest ingest-airflow forget expire reconcile inventory train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest bench-encoder bench-engines bench-hybrid deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images training-image edge cost
+.PHONY: help demo up down ask ingest ingest-airflow forget expire reconcile inventory train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest bench-encoder bench-engines bench-hybrid deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images training-image edge cost prices
 .SECONDARY:

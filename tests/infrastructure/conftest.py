@@ -1,4 +1,7 @@
-"""One environment is applied, from the beginning of the session, while the tests that only plan run; then asked, and destroyed."""
+"""Two environments are applied from the beginning of the session, while the tests that only plan run: one to be asked and changed, one to be destroyed.
+
+The provider waits a minute and more for a database and a cluster to come and to go, whatever answers: so both wait at once, and others work meanwhile.
+"""
 
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +15,8 @@ import pytest
 
 from runner import ENVIRONMENTS, REGION, Missing, Resource, Terraform, mirror, moto, prepare
 
-APPLIED = "staging"  # as production, but it may be destroyed
+ASKED = "staging"  # as production, but it may be destroyed
+DESTROYED = "dev"
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class Applied:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that need the applied environment last, so that the others run while it is being applied."""
-    items.sort(key=lambda item: "applied" in getattr(item, "fixturenames", ()))
+    """Those that need an applied environment last, and what is destroyed last of all, so that the others run meanwhile."""
+    items.sort(key=lambda item: [name in getattr(item, "fixturenames", ()) for name in ("destroyed", "applied")])
 
 
 @pytest.fixture(scope="session")
@@ -42,27 +46,50 @@ def terraform_here() -> None:
         pytest.skip(str(reason))
 
 
+@dataclass(frozen=True)
+class Applying:
+    """The two environments under way."""
+
+    asked: "Future[Applied]"
+    destroyed: "Future[Applied]"
+
+
+def _apply(folder: Path, name: str, address: str) -> Applied:
+    terraform = prepare(folder, name, address, applied=True)
+    terraform.run("apply", "-input=false", "-no-color", "-auto-approve")
+    return Applied(terraform, address, terraform.state())
+
+
+def _destroy(folder: Path, name: str, address: str) -> Applied:
+    made = _apply(folder, name, address)
+    made.terraform.run("destroy", "-input=false", "-no-color", "-auto-approve")
+    return made
+
+
 @pytest.fixture(scope="session")
-def applying(terraform_here: None) -> Iterator[Future[Applied]]:
-    """The environment being applied."""
-    with tempfile.TemporaryDirectory() as folder, moto(Path(folder) / "moto.log") as address, ThreadPoolExecutor(1) as pool:
-
-        def apply() -> Applied:
-            terraform = prepare(Path(folder) / "copy", APPLIED, address, applied=True)
-            terraform.run("apply", "-input=false", "-no-color", "-auto-approve")
-            return Applied(terraform, address, terraform.state())
-
-        yield pool.submit(apply)
+def applying(terraform_here: None) -> Iterator[Applying]:
+    """Both, each in a moto of its own."""
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
+        folder = Path(name)
+        with moto(folder / "asked.log") as one, moto(folder / "destroyed.log") as other:
+            yield Applying(pool.submit(_apply, folder / "asked", ASKED, one), pool.submit(_destroy, folder / "destroyed", DESTROYED, other))
+            pool.shutdown()  # before moto ends
 
 
 @pytest.fixture(scope="session")
-def applied(applying: "Future[Applied]") -> Applied:
+def applied(applying: Applying) -> Applied:
     """The environment, once it is applied."""
-    return applying.result()
+    return applying.asked.result()
 
 
 @pytest.fixture(scope="session")
-def plans(applying: "Future[Applied]") -> Iterator[dict[str, dict[str, Any]]]:
-    """What Terraform would make of each environment, everything in it, on an empty account."""
+def destroyed(applying: Applying) -> Applied:
+    """The other one, once it is destroyed; `state` is what there was."""
+    return applying.destroyed.result()
+
+
+@pytest.fixture(scope="session")
+def plans(applying: Applying) -> Iterator[dict[str, dict[str, Any]]]:
+    """What Terraform would make of each environment, everything in it, on an empty account; made while the provider waits for the applied ones."""
     with tempfile.TemporaryDirectory() as folder, moto(Path(folder) / "moto.log") as address:
-        yield {name: prepare(Path(folder) / name, name, address, applied=False).plan() for name in ENVIRONMENTS}
+        yield {name: prepare(Path(folder) / name, name, address, applied=False, patient=True).plan() for name in ENVIRONMENTS}

@@ -1,8 +1,10 @@
 """What each environment costs while nobody asks anything: the plan's resources times terraform/prices.json, as the table of docs/cost.md.
 
-`.venv/bin/python cost.py` plans every environment against moto and writes the table into docs/cost.md.
+`.venv/bin/python cost.py` plans every environment against moto and writes the tables of costs and of prices into docs/cost.md; with `--prices FILE`,
+a file of the same form (prices.py fetches one), it prints the costs by those prices instead.
 """
 
+import argparse
 import json
 import sys
 import tempfile
@@ -14,15 +16,37 @@ from rules import of
 from runner import CLONE, ENVIRONMENTS, SOURCE, Missing, Resource, mirror, moto, prepare, resources
 
 HOURS = 730  # a month's
+PRICES = SOURCE / "prices.json"
 PAGE = CLONE / "docs/cost.md"
 BEGIN, END = "<!-- cost.py begins -->\n", "<!-- cost.py ends -->\n"
 Row = tuple[str, float]  # how many, US dollars a month
 
 
-def lines(planned: list[Resource]) -> dict[str, Row]:
-    """Item -> how many and what a month of them costs."""
-    prices = json.loads((SOURCE / "prices.json").read_text())
-    hourly, monthly = ({k: v * factor for k, v in prices[kind].items()} for kind, factor in (("hourly", HOURS), ("monthly", 1)))
+class PriceError(Exception):
+    """A file of prices that cannot be used; the message says why."""
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """Item -> usd, per (hour or month), source.
+
+    Raises:
+        PriceError: it is none, or lacks an item that terraform/prices.json has.
+    """
+    try:
+        items = dict(json.loads(path.read_text())["items"])
+        missing = json.loads(PRICES.read_text())["items"].keys() - {k for k, v in items.items() if float(v["usd"]) >= 0 and v["per"] in ("hour", "month")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PriceError(f"{path} is no file of prices, of the form of terraform/prices.json: {type(error).__name__} {error}") from None
+    if missing:
+        raise PriceError(f"{path} has no price of {', '.join(sorted(missing))}")
+    return items
+
+
+def lines(planned: list[Resource], prices: Path = PRICES) -> dict[str, Row]:
+    """Item -> how many and what a month of them costs. Raises PriceError."""
+    items = read(prices)
+    hourly = {k: v["usd"] * HOURS for k, v in items.items() if v["per"] == "hour"}
+    monthly = {k: v["usd"] for k, v in items.items() if v["per"] == "month"}
     zones = sum(1 for address, _ in of(planned, "aws_subnet") if "private" in address)
     endpoints = sum(1 for _, v in of(planned, "aws_vpc_endpoint") if v["vpc_endpoint_type"] == "Interface")
     (_, acl), *_ = of(planned, "aws_wafv2_web_acl")
@@ -66,9 +90,9 @@ def _database(planned: list[Resource], hourly: dict[str, float], monthly: dict[s
     return {"Database, with its disk": (f"{copies} {database['instance_class']}", copies * each)}
 
 
-def table(plans: dict[str, dict[str, Any]]) -> str:
-    """Markdown: items by environments, and the sum."""
-    costs = {name: lines(resources(plan)) for name, plan in plans.items()}
+def table(plans: dict[str, dict[str, Any]], prices: Path = PRICES) -> str:
+    """Markdown: items by environments, and the sum. Raises PriceError."""
+    costs = {name: lines(resources(plan), prices) for name, plan in plans.items()}
     rows: dict[str, list[str]] = defaultdict(list)
     for item in dict.fromkeys(item for found in costs.values() for item in found):
         for name in plans:
@@ -79,22 +103,36 @@ def table(plans: dict[str, dict[str, Any]]) -> str:
     return head + "".join(f"| {item} | {' | '.join(cells)} |\n" for item, cells in rows.items())
 
 
+def sources() -> str:
+    """Markdown: each price with where it is from."""
+    told = json.loads(PRICES.read_text())
+    rows = "".join(f"| `{item}` | {v['usd']:g} | {v['per']} | {v['source']} |\n" for item, v in told["items"].items())
+    return f"| price in {told['region']} | US dollars | per | source |\n|---|---|---|---|\n{rows}"
+
+
 def shown() -> str:
-    """The table that docs/cost.md has now."""
+    """The tables that docs/cost.md has now."""
     return PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
 
 
 def main() -> int:
-    """Write the table anew."""
+    """Write the tables anew, or print what it costs by other prices."""
+    parser = argparse.ArgumentParser(prog="cost.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prices", type=Path)
+    prices = parser.parse_args().prices
     try:
+        read(prices or PRICES)
         mirror()
-    except Missing as reason:
+    except (Missing, PriceError) as reason:
         print(reason, file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder, moto(Path(folder) / "moto.log") as address:
         plans = {name: prepare(Path(folder) / name, name, address, applied=False).plan() for name in ENVIRONMENTS}
+    if prices:
+        print(table(plans, prices), end="")
+        return 0
     before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}{table(plans)}{END}{rest.partition(END)[2]}")
+    PAGE.write_text(f"{before}{BEGIN}{table(plans)}\n{sources()}{END}{rest.partition(END)[2]}")
     return 0
 
 

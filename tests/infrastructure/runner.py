@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ class Terraform:
     copy: Path
     name: str
     environment: dict[str, str]
+    patient: bool = False  # gives way to those that are waited for
 
     @property
     def folder(self) -> Path:
@@ -94,7 +95,8 @@ class Terraform:
 
     def run(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> "subprocess.CompletedProcess[str]":
         """Run a command; fails with its output unless the exit code is one of `codes`."""
-        done = subprocess.run(["terraform", *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=600)
+        command = [*(["nice", "-n", "5"] if self.patient else []), "terraform", *arguments]
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode in codes, f"terraform {arguments[0]}:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
         return done
 
@@ -111,12 +113,17 @@ class Terraform:
         touched = {line["change"]["resource"]["addr"]: line["change"]["action"] for line in told if line["type"] == "planned_change"}
         return {address: action for address, action in touched.items() if action != "read"}
 
+    def copied(self, to: Path) -> "Terraform":
+        """The same with its state, for a plan beside others after a change of its files."""
+        shutil.copytree(self.copy, to, symlinks=True)
+        return replace(self, copy=to)
+
     def state(self) -> list[Resource]:
         """What there is."""
         return resources(json.loads(self.run("show", "-json").stdout))
 
 
-def prepare(copy: Path, name: str, address: str, applied: bool) -> Terraform:
+def prepare(copy: Path, name: str, address: str, applied: bool, patient: bool = False) -> Terraform:
     """A copy of terraform/ with one environment initialised; `applied`: with what apply needs to get on with moto."""
     shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*", "terraform.tfvars"))
     root = copy / "envs" / name
@@ -128,7 +135,7 @@ def prepare(copy: Path, name: str, address: str, applied: bool) -> Terraform:
     settings = copy / "plugins.tfrc"
     settings.write_text(f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror()}"\n  }}\n}}\n')
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "TF_"))}
-    made = Terraform(copy, name, {**kept, "TF_CLI_CONFIG_FILE": str(settings), "AWS_ENDPOINT_URL": address, "CHECKPOINT_DISABLE": "1"})
+    made = Terraform(copy, name, {**kept, "TF_CLI_CONFIG_FILE": str(settings), "AWS_ENDPOINT_URL": address, "CHECKPOINT_DISABLE": "1"}, patient)
     made.run("init", "-input=false", "-no-color", "-lockfile=readonly")
     return made
 

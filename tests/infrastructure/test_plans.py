@@ -1,6 +1,7 @@
 """Every environment by its plan, without the overrides that moto needs to apply: also what moto lacks is here."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,4 +87,11 @@ def test_the_database_refuses_plain_connections(plans: dict[str, Any]) -> None:
 
 
 def test_the_cost_page_is_that_of_the_plans(plans: dict[str, Any]) -> None:
-    assert cost.shown() == cost.table(plans), "make cost"
+    assert cost.shown() == f"{cost.table(plans)}\n{cost.sources()}", "make cost"
+
+
+def test_ones_own_prices_are_taken(plans: dict[str, Any], tmp_path: Path) -> None:
+    own = json.loads(cost.PRICES.read_text())
+    own["items"]["eks_cluster"]["usd"] = 1
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    assert "| Kubernetes control plane | 1: 730 |" in cost.table(plans, tmp_path / "own.json")

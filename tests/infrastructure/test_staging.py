@@ -2,12 +2,14 @@
 
 import json
 import re
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from conftest import Applied
 from rules import broken, denies_http
-from runner import CLONE
+from runner import CLONE, Terraform
 
 NAME = "quarry-staging"
 BUCKETS = {f"{NAME}-123456789012-{kind}" for kind in ("artefacts", "backups", "documents", "logs")}
@@ -19,12 +21,41 @@ CHANGES: dict[str, dict[str, str]] = {
     "edge_key=b": {STAGE: "update"},
     "edge_key_versions={a=1,b=2}": {KEY_B: "replace"},
     f"clients={CLIENTS}": {KEYS: "create", PLANS: "create", PLAN_KEYS: "create"},
+    'jenkins={issuer="https://ci.example.com/oidc",job="https://ci.example.com/job/quarry/job/main/"}': {
+        "module.identity.aws_iam_openid_connect_provider.jenkins[0]": "replace",
+        **{f'module.identity.aws_iam_role.github["{role}"]': "update" for role in ("apply", "deploy", "gate", "images")},
+        'module.identity.aws_iam_role_policy.github["apply"]': "update",
+    },
     'api_cidrs=["198.51.100.0/24"]': {"module.cluster.aws_eks_cluster.this": "update"},
 }
 
 
-def test_a_second_plan_is_empty(applied: Applied) -> None:
-    assert applied.terraform.changes() == {}
+@pytest.fixture(scope="module")
+def planned(applied: Applied, tmp_path_factory: pytest.TempPathFactory) -> dict[str, "Future[Any]"]:
+    """All plans after the apply, by what is changed; two at a time."""
+    terraform, folder = applied.terraform, tmp_path_factory.mktemp("revisions")
+    with ThreadPoolExecutor(2) as pool:
+        found = {"": pool.submit(terraform.changes)}
+        found |= {change: pool.submit(terraform.changes, change, refresh=False) for change in CHANGES}
+        canary, unknown = (terraform.copied(folder / name) for name in ("canary", "unknown"))
+        _edit(canary, f'live = "{_live(canary)}", canary = "00000000", percent = 10')
+        _edit(unknown, 'live = "00000000"')
+        found["canary"] = pool.submit(canary.changes, refresh=False)
+        found["unknown"] = pool.submit(unknown.run, "plan", "-input=false", "-no-color", "-lock=false", "-refresh=false", codes=(1,))
+    return found
+
+
+def _live(terraform: Terraform) -> str:
+    return str(re.findall(r'live = "(\w+)"', (terraform.folder / "settings.tf").read_text())[0])
+
+
+def _edit(terraform: Terraform, revisions: str) -> None:
+    settings = terraform.folder / "settings.tf"
+    settings.write_text(settings.read_text().replace(f'live = "{_live(terraform)}"', revisions))
+
+
+def test_a_second_plan_is_empty(planned: dict[str, "Future[Any]"]) -> None:
+    assert planned[""].result() == {}
 
 
 def test_no_rule_is_broken(applied: Applied) -> None:
@@ -33,23 +64,14 @@ def test_no_rule_is_broken(applied: Applied) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_touches_only_what_it_should(applied: Applied, change: str) -> None:
-    assert applied.terraform.changes(change, refresh=False) == CHANGES[change]
+def test_a_change_touches_only_what_it_should(planned: dict[str, "Future[Any]"], change: str) -> None:
+    assert planned[change].result() == CHANGES[change]
 
 
-def test_a_new_revision_is_tried_before_it_is_live(applied: Applied) -> None:
+def test_a_new_revision_is_tried_before_it_is_live(applied: Applied, planned: dict[str, "Future[Any]"]) -> None:
     """moto knows no canaries: by plan. A revision that is not that of api.json is refused, with the right one named."""
-    settings = applied.terraform.folder / "settings.tf"
-    sound = settings.read_text()
-    live = re.findall(r'live = "(\w+)"', sound)[0]
-    try:
-        settings.write_text(sound.replace(f'live = "{live}"', f'live = "{live}", canary = "00000000", percent = 10'))
-        assert applied.terraform.changes(refresh=False) == {'module.edge.aws_api_gateway_deployment.this["00000000"]': "create", STAGE: "update"}
-        settings.write_text(sound.replace(live, "00000000"))
-        refused = applied.terraform.run("plan", "-input=false", "-no-color", "-lock=false", "-refresh=false", codes=(1,))
-        assert f"its revision is {live}" in " ".join(refused.stderr.split())
-    finally:
-        settings.write_text(sound)
+    assert planned["canary"].result() == {'module.edge.aws_api_gateway_deployment.this["00000000"]': "create", STAGE: "update"}
+    assert f"its revision is {_live(applied.terraform)}" in " ".join(planned["unknown"].result().stderr.split())
 
 
 def test_buckets(applied: Applied) -> None:

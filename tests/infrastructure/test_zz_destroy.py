@@ -2,18 +2,18 @@
 
 from conftest import Applied
 
-NAME = "quarry-staging"
+NAME = "quarry-dev"
 
 
-def test_destroy_leaves_nothing(applied: Applied) -> None:
-    applied.terraform.run("destroy", "-input=false", "-no-color", "-auto-approve")
-    assert applied.terraform.state() == []
-    assert applied.client("s3").list_buckets()["Buckets"] == []
-    assert applied.client("rds").describe_db_instances()["DBInstances"] == []
-    assert applied.client("eks").list_clusters()["clusters"] == []
-    assert applied.client("apigateway").get_rest_apis()["items"] == []
-    assert applied.client("elbv2").describe_load_balancers()["LoadBalancers"] == []
-    assert applied.client("secretsmanager").list_secrets()["SecretList"] == []
-    assert [r["RoleName"] for r in applied.client("iam").list_roles()["Roles"] if r["RoleName"].startswith(NAME)] == []
-    groups = [g["GroupName"] for g in applied.client("ec2").describe_security_groups()["SecurityGroups"]]
+def test_destroy_leaves_nothing(destroyed: Applied) -> None:
+    assert len(destroyed.state) > 150  # it was there
+    assert destroyed.terraform.state() == []
+    assert destroyed.client("s3").list_buckets()["Buckets"] == []
+    assert destroyed.client("rds").describe_db_instances()["DBInstances"] == []
+    assert destroyed.client("eks").list_clusters()["clusters"] == []
+    assert destroyed.client("apigateway").get_rest_apis()["items"] == []
+    assert destroyed.client("elbv2").describe_load_balancers()["LoadBalancers"] == []
+    assert destroyed.client("secretsmanager").list_secrets()["SecretList"] == []
+    assert [r["RoleName"] for r in destroyed.client("iam").list_roles()["Roles"] if r["RoleName"].startswith(NAME)] == []
+    groups = [g["GroupName"] for g in destroyed.client("ec2").describe_security_groups()["SecurityGroups"]]
     assert not any(name.startswith(NAME) for name in groups)
