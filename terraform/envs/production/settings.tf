@@ -18,7 +18,7 @@ locals {
   database = { instance_class = "db.m7g.large", multi_az = true, backup_days = 30 }
 
   # The edge. A new revision of its API: docs/aws.md, "When the API changes".
-  revisions = { live = "f47f5816" }
+  revisions = { live = "9e6e2292" }
   throttle = {
     "default"                             = { rate = 50, burst = 100 }
     "POST /v1/answers"                    = { rate = 50, burst = 100 }

@@ -17,7 +17,7 @@ locals {
   database = { instance_class = "db.t4g.medium", multi_az = false, backup_days = 7 }
 
   # The edge. A new revision of its API: docs/aws.md, "When the API changes".
-  revisions = { live = "f47f5816" }
+  revisions = { live = "9e6e2292" }
   throttle = {
     "default"                             = { rate = 20, burst = 40 }
     "POST /v1/answers"                    = { rate = 20, burst = 40 }

@@ -33,7 +33,6 @@ REFUSALS: dict[str, tuple[ErrorCode, str]] = {
     "INVALID_API_KEY": (ErrorCode.UNAUTHORISED, "send your key: x-api-key"),
     "MISSING_AUTHENTICATION_TOKEN": (ErrorCode.NOT_FOUND, ""),  # what API Gateway calls an unknown path or method
     "QUOTA_EXCEEDED": (ErrorCode.OVERLOADED, "the quota of this key is used up"),
-    "REQUEST_TOO_LARGE": (ErrorCode.TOO_LARGE, "larger than 10 MB"),
     "RESOURCE_NOT_FOUND": (ErrorCode.NOT_FOUND, ""),
     "THROTTLED": (ErrorCode.OVERLOADED, "too many requests at once"),
     "UNAUTHORIZED": (ErrorCode.UNAUTHORISED, "send a token: Authorization"),
