@@ -54,6 +54,10 @@ FAULTS = (
     Fault("the reader reads documents", "identity/objects.tf", FETCH, FETCH.replace("artefacts}/releases", "documents}"), least_privilege),
     Fault("ingestion may delete documents", "identity/objects.tf", '"s3:GetObjectVersion"', '"s3:DeleteObject"', least_privilege),
     Fault("apply may change its own role", "identity/terraform.tf", 'effect = "Deny"', 'effect = "Allow"', least_privilege),
+    Fault("nightly reads every secret", "identity/github.tf", "resources = [var.canary_secret_arn]", "resources = var.secret_arns", least_privilege),
+    Fault("nightly may write backups", "identity/github.tf", 'actions   = ["s3:GetObject"]', 'actions   = ["s3:GetObject", "s3:PutObject"]', least_privilege),
+    Fault("pipelines pushes images", "identity/github.tf", "policy_document.pipelines.json", "policy_document.images.json", least_privilege),
+    Fault("any job of Jenkins", "identity/jenkins.tf", 'try(var.jenkins.job, "")', '"https://jenkins.example.com/*"', by(rules.github_roles_are_bound)),
     Fault("any branch takes GitHub's roles", "identity/github.tf", ":environment:${each.value}", ":*", by(rules.github_roles_are_bound)),
     Fault(
         "the database open to the world", "database/postgres.tf", "referenced_security_group_id = var.client_security_group_id", 'cidr_ipv4 = "0.0.0.0/0"', OPEN

@@ -132,12 +132,17 @@ def prepare(copy: Path, name: str, address: str, applied: bool, patient: bool = 
         (copy / file).write_text(text)
     given = re.sub("111122223333", ACCOUNT, (root / "example.tfvars").read_text())
     (root / "terraform.tfvars").write_text(given)
-    settings = copy / "plugins.tfrc"
-    settings.write_text(f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror()}"\n  }}\n}}\n')
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "TF_"))}
-    made = Terraform(copy, name, {**kept, "TF_CLI_CONFIG_FILE": str(settings), "AWS_ENDPOINT_URL": address, "CHECKPOINT_DISABLE": "1"}, patient)
-    made.run("init", "-input=false", "-no-color", "-lockfile=readonly")
-    return made
+    given = {**{k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "TF_"))}, "AWS_ENDPOINT_URL": address, "CHECKPOINT_DISABLE": "1"}
+    Terraform(copy, name, {**given, **mirrored(copy)}).run("init", "-input=false", "-no-color", "-lockfile=readonly")
+    plugin = next(mirror().glob(PROVIDER)).parent
+    (copy / "checked.tfrc").write_text(f'provider_installation {{\n  dev_overrides {{\n    "hashicorp/aws" = "{plugin}"\n  }}\n}}\n')
+    return Terraform(copy, name, {**given, "TF_CLI_CONFIG_FILE": str(copy / "checked.tfrc")}, patient)
+
+
+def mirrored(copy: Path) -> dict[str, str]:
+    """For init: the provider comes from the mirror and is held against the lock file. Commands after it need not read its 600 MB for that again."""
+    (copy / "plugins.tfrc").write_text(f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror()}"\n  }}\n}}\n')
+    return {"TF_CLI_CONFIG_FILE": str(copy / "plugins.tfrc")}
 
 
 def resources(shown: dict[str, Any]) -> list[Resource]:
