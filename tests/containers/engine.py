@@ -13,6 +13,9 @@ from e2e.conftest import CLONE
 from manifests.chart import HELM
 
 TAG = "test"
+# Where this much memory is free the store lies in it: its images are some GB of small files, written several times and then removed.
+IN_MEMORY_GB = 8
+MOUNTED = "quarry-containers-"  # and the process, as the name of the file system
 NEEDED = ("buildah", "podman", "runc", "mmdebstrap", "catatonit", "ip")
 LIBRARIES = {"netavark": "/usr/lib/podman/netavark", "aardvark-dns": "/usr/lib/podman/aardvark-dns"}
 # What a Python without a shell needs; and with what packages are installed.
@@ -58,7 +61,10 @@ class Engine:
 
     @classmethod
     def at(cls, root: Path) -> "Engine":
-        """Write its settings under `root`."""
+        """Write its settings under `root`, which is in memory where there is plenty."""
+        _unmount_forgotten()
+        if int(_meminfo()["MemAvailable"].split()[0]) > IN_MEMORY_GB * 2**20:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={IN_MEMORY_GB}g", f"{MOUNTED}{os.getpid()}", str(root)], check=True)
         for name in ("tmp", "networks"):
             (root / name).mkdir()
         settings = {"CONTAINERS_CONF": CONTAINERS_CONF, "CONTAINERS_STORAGE_CONF": STORAGE_CONF}
@@ -113,5 +119,28 @@ class Engine:
             ("network", "prune", "--force"),
         ):
             self.podman(*command, check=False)
-        self.run("umount", "--quiet", str(self.root / "store/overlay"), check=False)
+        _unmount(self.root)
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _meminfo() -> dict[str, str]:
+    return dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+
+
+def _mounts() -> list[tuple[str, Path]]:
+    """(source, where) of all file systems, the innermost last."""
+    return [(line.split()[0], Path(line.split()[1])) for line in Path("/proc/mounts").read_text().splitlines()]
+
+
+def _unmount(root: Path) -> None:
+    """Everything at and under it."""
+    for _, where in reversed(_mounts()):
+        if where.is_relative_to(root):
+            subprocess.run(["umount", "--lazy", str(where)], check=False, capture_output=True)
+
+
+def _unmount_forgotten() -> None:
+    """The memory of a session that was killed."""
+    for source, where in _mounts():
+        if source.startswith(MOUNTED) and not Path("/proc", source.removeprefix(MOUNTED)).exists():
+            _unmount(where)

@@ -31,8 +31,8 @@ if name == "make" and arguments[:1] == ["deploy"]:  # what it changes is told by
 if "port-forward" in arguments:
     print("Forwarding from 127.0.0.1:40001 -> " + arguments[-1].lstrip(":"), flush=True)
     time.sleep(60)
-elif (name, *arguments[:2], *arguments[-1:]) == ("aws", "s3", "cp", "-"):  # the object `latest` of the backups
-    print("2026-11-25T02-10-00Z", end="")
+elif (name, *arguments[:2], arguments[-1:]) == ("aws", "s3", "cp", ["-"]):
+    print("2026-01-01T01-45-00Z")  # the name of the last whole backup
 elif (name, *arguments[:2]) == ("aws", "s3", "cp"):
     release(Path(arguments[-1]), arguments[-2].split("/")[-2])
 elif (name, *arguments[:2]) == ("aws", "secretsmanager", "get-secret-value"):
