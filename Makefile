@@ -254,7 +254,7 @@ training-image: services/contract/.venv/.ready tests/.venv/.ready ## Build the i
 
 lint: $(P:%=%/.venv/.ready) ## ruff and mypy --strict over all src/
 	@for p in $(P); do echo "== $$p"; (cd $$p && .venv/bin/ruff check . && { test ! -d src || .venv/bin/mypy src; }) || exit 1; done
-	@services/contract/.venv/bin/ruff check local .github && services/contract/.venv/bin/mypy --strict local && services/contract/.venv/bin/mypy --strict .github/scripts
+	@services/contract/.venv/bin/ruff check local .github k8s && services/contract/.venv/bin/mypy --strict local && services/contract/.venv/bin/mypy --strict .github/scripts
 
 projects:
 	@echo $(PROJECTS)

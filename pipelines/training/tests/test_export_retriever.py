@@ -27,7 +27,8 @@ def onnx_vectors(artefact: Path, name: str, tokenizer: encoders.Tokenizer) -> np
     return np.asarray(vectors)
 
 
-def test_separate_dpr_encoders_are_exported_side_by_side(tiny_dpr: tuple[Path, Path], tmp_path: Path) -> None:
+def test_separate_dpr_encoders_are_exported_side_by_side(tiny_dpr: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUARRY_REVISION", "c0ffee")  # as in an image, where there is no git
     fit(",".join(map(str, tiny_dpr)), dpr_examples(), tmp_path / "model", RetrieverSettings(1e-3, 9, 1))
     manifest = export.export_retriever(tmp_path / "model", tmp_path / "artefact", "unused")
     dual = retrieval.trained(tmp_path / "model")
@@ -35,7 +36,7 @@ def test_separate_dpr_encoders_are_exported_side_by_side(tiny_dpr: tuple[Path, P
         assert onnx_vectors(tmp_path / "artefact", name, dual.tokenizer) == pytest.approx(encoders.encode(encoder, dual.tokenizer, TEXTS), abs=1e-4)
     assert (manifest.question_encoder, manifest.passage_encoder, manifest.dimension) == ("question.onnx", "passage.onnx", 32)
     assert set(manifest.files) == {"question.onnx", "passage.onnx", "tokenizer.json"}
-    assert manifest.base == ",".join(map(str, tiny_dpr))
+    assert (manifest.base, manifest.code_commit) == (",".join(map(str, tiny_dpr)), "c0ffee")
     assert manifest.data_digest == json.loads((tmp_path / "model" / "fit.json").read_text())["data_digest"]
     assert read_manifest(tmp_path / "artefact" / MODEL_MANIFEST, ModelManifest) == manifest
     verify_files(tmp_path / "artefact", manifest.files)
