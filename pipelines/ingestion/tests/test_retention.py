@@ -132,6 +132,20 @@ def test_an_upload_of_the_same_name_begins_anew(root: Path, home: Path, model: P
     assert sync(Folder(root), home, model, at=at(67))["expired"] == ["up.txt"], "an ingest sees to all sources"
 
 
+def test_what_a_request_deleted_does_not_come_back_by_a_rule(root: Path, home: Path, model: Path) -> None:
+    sync(Folder(root), home, model, at=at(0))
+    jobs.enqueue(home, Job("job", "a.txt", "delete", "queued", "2023-11-14T00:00:00+00:00"), None)
+    work(home)
+    for days, there in ((10, set()), (100, {"b.txt", "minutes/c.txt"})):
+        rules(home, {"days": days, "since": "modified"})
+        sync(Folder(root), home, model, at=at(20))
+        assert set(documents(home)) == there
+        assert ledger(home)["a.txt"][0] == "deleted"
+    write(root / "a.txt", "The crane, changed.", 1)
+    sync(Folder(root), home, model, at=at(20))
+    assert "a.txt" in documents(home)
+
+
 def test_expiring_that_is_killed_is_finished_by_the_next(root: Path, home: Path, model: Path) -> None:
     sync(Folder(root), home, model, at=at(0))
     rules(home, {"days": 10, "since": "modified"})

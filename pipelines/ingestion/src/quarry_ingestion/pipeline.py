@@ -96,8 +96,8 @@ class Run:
         return Task(item, entry, known, version, known.document_id)
 
     def _expire(self, item: Item, known: Entry | None, why: str) -> None:
-        """It is kept no longer, so it is not read either."""
-        if known is None or (known.code, known.detail) != (EXPIRED, why):
+        """It is kept no longer, so it is not read either. What has no document for another reason keeps that one, until it changes."""
+        if known is None or known.code is None or known.fingerprint != item.fingerprint or (known.code == EXPIRED and known.detail != why):
             self._skip(self._entry(item, known), known, EXPIRED, why)
         self._saw(item)
 
