@@ -105,7 +105,7 @@ class World:
         self.files: dict[str, str | None] = {"always.txt": "The mast stands always."}  # None = cannot be read
         self.uploads: dict[str, tuple[str, tuple[str, ...]]] = {}
         self.rule: tuple[str, ...] = ("*",)
-        self.targets = 1
+        self.targets = 2 if seed % 5 == 0 else 1
         self.number = 0
         self.followers: dict[str, Follower] = {}
 
@@ -160,6 +160,8 @@ class World:
                         "INSERT INTO vectors VALUES (100000, x'00')",
                         "UPDATE vectors SET vector = x'0000' WHERE row IN (SELECT row FROM vectors ORDER BY row DESC LIMIT 1)",
                         "UPDATE documents SET principals = '[\"user:thief\"]'",
+                        "DELETE FROM documents WHERE document_id = (SELECT max(document_id) FROM documents WHERE document_id NOT LIKE 'up/%')",
+                        "INSERT INTO documents VALUES ('stray', 'v', 't', 's', 'text/plain', 'x', '[]', '[]', '{}', '[\"*\"]', 1)",
                     ))
                 )  # fmt: skip
         self.repair()
