@@ -26,7 +26,7 @@ AWS = yaml.safe_load(ACCOUNT.read_text())
 JWT = {"gateway": {"auth": {"mode": "jwt", "jwks": "https://id.example.com/keys", "issuer": "https://id.example.com", "audience": "quarry"}}}
 EXTRAS: dict[str, dict[str, Any]] = {
     "least": {},
-    "pinecone": PINECONE | {"ingestion": {"enabled": True}},
+    "pinecone": PINECONE | {"ingestion": {"enabled": True, "retention": [{"days": 30, "since": "seen"}]}},
     "volume": {"index": {"store": "volume", "volume": {"existingClaim": "existing-index"}}, "ingestion": {"enabled": True, "source": "s3://b/documents/"}},
     "keys of a store": {
         "artefacts": {"prefix": "s3://bucket/releases", "existingSecret": "existing-keys"},
@@ -116,6 +116,21 @@ def test_the_index_is_backed_up_where_a_prefix_says_by_ingestions_own_command() 
     assert container["args"] == [found["quarry-ingestion"].pod["containers"][0]["args"][-1], AWS["ingestion"]["backup"]["prefix"]]
     without = render(values(index={"store": "volume"}, ingestion={"enabled": True}))
     assert not [m for m in without if "backup" in m["metadata"]["name"]]
+
+
+def test_retention_is_read_by_all_that_write_the_index() -> None:
+    told = [{"source": "upload", "days": 90, "since": "modified"}, {"documents": "contracts/*", "days": None, "since": "seen"}]
+    manifests = render(values(index={"store": "volume"}, ingestion={"enabled": True, "source": "s3://b/d/", "retention": told}))
+    [rules] = (m for m in manifests if m["kind"] == "ConfigMap" and "retention" in m["metadata"]["name"])
+    [(name, text)] = rules["data"].items()
+    assert json.loads(text) == told
+    writers = [w for w in workloads(manifests) if w.component in ("ingestion", "collect", "reconcile")]
+    assert len(writers) == 3
+    for workload in writers:
+        [container] = workload.pod["containers"]
+        [mount] = (m for m in container["volumeMounts"] if m["name"] == "retention")
+        assert {"name": "QUARRY_RETENTION_FILE", "value": f"{mount['mountPath']}/{name}"} in container["env"]
+        assert {"name": "retention", "configMap": {"name": rules["metadata"]["name"]}} in workload.pod["volumes"]
 
 
 def test_the_picture_in_the_docs_is_drawn_from_the_manifests() -> None:
@@ -212,6 +227,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no target group": ({"gateway": {"edge": {"targetGroup": "quarry-staging"}}}, "/gateway/edge/targetGroup"),
     "one secret": ({"gateway": {"edge": {"externalSecrets": "quarry-staging/edge-key-a"}}}, "/gateway/edge/externalSecrets"),
     "a taint of another kind": ({"nodes": {"tolerations": [{"effect": "NO_SCHEDULE"}]}}, "/nodes/tolerations/0/effect"),
+    "a rule of no kind": ({"ingestion": {"retention": [{"days": 9, "since": "born"}]}}, "/ingestion/retention/0/since"),
     "a backup to a folder": ({"ingestion": {"backup": {"prefix": "/backups"}}}, "/ingestion/backup/prefix"),
     "deadline over the edge's": ({"gateway": {"deadlineMs": 30000}}, "/gateway/deadlineMs"),
     "a network file system": ({"index": {"store": "volume", "volume": {"accessMode": "ReadWriteMany"}}}, "additional properties 'accessMode'"),

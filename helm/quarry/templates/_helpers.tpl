@@ -178,6 +178,7 @@ containers:
       - { name: QUARRY_RETRIEVER_EXACT_UP_TO, value: {{ int64 $own.exactUpTo | quote }} }
       {{- if eq .root.Values.index.store "pinecone" }}
       - { name: QUARRY_RETRIEVER_PINECONE_HOST, value: {{ required "index.pinecone.host is empty: give the index's host, from Pinecone's console" .root.Values.index.pinecone.host | quote }} }
+      - { name: QUARRY_RETRIEVER_PINECONE_HYBRID, value: {{ .root.Values.index.pinecone.hybrid }} }
       - name: PINECONE_API_KEY
         valueFrom:
           secretKeyRef: { name: {{ include "quarry.pineconeSecret" .root }}, key: api-key }

@@ -120,9 +120,7 @@ def test_reconcile_repairs_each_generations_namespace(home: Path, models: list[P
     assert reconcile(home)["sound"]
 
 
-def test_reconcile_finishes_a_change_that_was_stopped(
-    home: Path, root: Path, models: list[Path], pinecone: Standin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reconcile_finishes_a_change_that_was_stopped(home: Path, root: Path, models: list[Path], pinecone: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its new vectors are there and index.db has the old version: neither a gap nor an orphan, but a change to be undone."""
     (root / "a.txt").write_text("Another crane.")
     pinecone.set(hold=True)

@@ -225,3 +225,14 @@ def test_a_ledger_of_before_counts_from_when_it_was_written(root: Path, home: Pa
     sync(Folder(root), home, model)
     with closing(sqlite3.connect(home / LEDGER_DATABASE)) as database:
         assert database.execute("SELECT DISTINCT modified FROM items").fetchall() == [(START,)], "what the source says, from the next run on"
+
+
+def test_the_rules_may_stand_in_a_file_elsewhere_which_must_then_be_there(root: Path, home: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules(home, {"days": None, "since": "modified"})
+    monkeypatch.setenv("QUARRY_RETENTION_FILE", str(home / "elsewhere.json"))
+    done = command(root, "--home", home, "--model-dir", model)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "elsewhere.json cannot be read" in done.stderr
+    (home / "elsewhere.json").write_text('[{"documents": "b.txt", "days": 1, "since": "modified"}]')
+    told = report(command(root, "--home", home, "--model-dir", model))
+    assert (told["documents"], [s["code"] for s in told["skipped"]]) == (2, ["expired"])

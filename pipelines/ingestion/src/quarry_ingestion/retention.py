@@ -1,10 +1,11 @@
-"""How long documents are kept: `retention.json` in QUARRY_HOME, a list of rules for sources and parts of them.
+"""How long documents are kept: `retention.json` in QUARRY_HOME, or the file that QUARRY_RETENTION_FILE names: rules for sources and parts of them.
 
 [{"source": "s3://site/*", "documents": "minutes/*", "days": 365, "since": "modified"}, ...]: the last rule that matches a document decides;
 `days` null = for ever, as without a rule. Globs are matched as in `.quarry.json` (`*` matches `/` too); both are `*` when they are left out.
 """
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,14 +41,17 @@ class Retention:
 
     @classmethod
     def read(cls, home: Path, at: float | None = None) -> "Retention":
-        """Those of a QUARRY_HOME; none where there is no file.
+        """Those of a QUARRY_HOME; none where there is no file, unless QUARRY_RETENTION_FILE names one.
 
         Raises:
             SourceError: the file is not as it must be; nothing expires by half of it.
         """
-        path = home / RETENTION
+        named = os.environ.get("QUARRY_RETENTION_FILE", "")
+        path = Path(named) if named else home / RETENTION
         try:
-            found = json.loads(path.read_bytes()) if path.exists() else []
+            found = json.loads(path.read_bytes()) if named or path.exists() else []
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read ({error.strerror}): nothing is taken, nothing expires, without its rules") from None
         except ValueError:
             raise SourceError(f"{path} is not JSON: correct it and try again") from None
         if not isinstance(found, list):
