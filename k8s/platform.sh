@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What surrounds the chart, onto the cluster of the current context: platform.sh kind|staging|production [RELEASE...]
-# Run again, it changes only what differs. With release names, only those charts.
+# Run again, it changes only what differs. With release names, only those charts: so comes what charts.txt marks `named`.
 set -euo pipefail
 cd "$(dirname "$0")"
 overlay="${1:-}"; shift || true
@@ -14,14 +14,14 @@ values() { # the files of a release that exist, as helm's arguments
 }
 
 charts() { # the lines of charts.txt for this overlay
-  grep -vE '^(#|$)' charts.txt | while read -r release namespace chart repository version overlays; do
-    case ",$overlays," in *",$overlay,"*) echo "$release $namespace $chart $repository $version" ;; esac
+  grep -vE '^(#|$)' charts.txt | while read -r release namespace chart repository version overlays when; do
+    case ",$overlays," in *",$overlay,"*) echo "$release $namespace $chart $repository $version $when" ;; esac
   done
 }
 
 if [ -z "${*:-}" ]; then kubectl apply --server-side -k base; fi
-charts | while read -r release namespace chart repository version; do
-  if [ "$only" != "  " ] && [[ "$only" != *" $release "* ]]; then continue; fi
+charts | while read -r release namespace chart repository version when; do
+  if [ "$only$when" != "  " ] && [[ "$only" != *" $release "* ]]; then continue; fi
   # shellcheck disable=SC2046 # the arguments are words
   helm upgrade --install "$release" "$chart" --repo "$repository" --version "$version" --namespace "$namespace" $(values "$release") --wait --timeout 15m </dev/null
 done
