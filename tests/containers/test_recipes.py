@@ -86,7 +86,7 @@ def test_whoever_lists_the_images_lists_all() -> None:
         assert set(job["strategy"]["matrix"]["image"]) == RECIPES.keys()
     loaded = re.search(r"for name in ([a-z ]+); do kind load", (CLONE / "k8s/cluster.sh").read_text())
     assert loaded
-    assert set(loaded[1].split()) == RECIPES.keys() - {"airflow"}, "which nothing on a cluster runs yet (k8s/README.md)"
+    assert set(loaded[1].split()) == RECIPES.keys() - {"airflow"}, "which kind does not run (k8s/charts.txt)"
     [values] = re.findall(r"values ((?:'\w+'(?:, )?)+)", (CLONE / "Jenkinsfile").read_text())
     assert set(re.findall(r"\w+", values)) == RECIPES.keys()
 

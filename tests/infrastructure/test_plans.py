@@ -12,7 +12,7 @@ from rules import broken, of
 from runner import ENVIRONMENTS, resources
 
 ADDONS = {"vpc-cni", "kube-proxy", "eks-pod-identity-agent", "coredns", "aws-ebs-csi-driver"}
-WORKLOADS = {"reader", "retriever", "ingestion", "training", "mlflow", "airflow", "secrets", "balancer", "autoscaler"}
+WORKLOADS = {"reader", "retriever", "ingestion", "training", "mlflow", "secrets", "balancer", "autoscaler"}
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)

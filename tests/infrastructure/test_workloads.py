@@ -83,10 +83,6 @@ MUST: dict[str, tuple[tuple[Call, ...], tuple[Call, ...]]] = {
         (call(GET, f"{ARTEFACTS}/mlflow/1/m"), call(PUT, f"{ARTEFACTS}/mlflow/1/m"), call(DELETE, f"{ARTEFACTS}/mlflow/1/m")),
         (call(PUT, MODEL), call(GET, MODEL), call(GET, f"{DOCUMENTS}/a.pdf"), call("rds:DeleteDBInstance", f"arn:aws:rds:{REGION}:{ACCOUNT}:db:{NAME}")),
     ),
-    "airflow": (
-        (call(PUT, f"{LOGS}/airflow/dag/1.log"), call(GET, f"{LOGS}/airflow/dag/1.log"), call(LIST, LOGS, s3_prefix="airflow/dag")),
-        (call(PUT, f"{LOGS}/s3/documents/x"), call(DELETE, f"{LOGS}/airflow/dag/1.log"), call(GET, f"{DOCUMENTS}/a.pdf")),
-    ),
     "secrets": (
         (call("secretsmanager:GetSecretValue", f"{SECRET}:{NAME}/edge-key-a-x"), call("secretsmanager:GetSecretValue", f"{SECRET}:{NAME}/pinecone-x")),
         (

@@ -32,7 +32,6 @@ data "aws_iam_policy_document" "list" {
     releases = { bucket = local.artefacts, prefixes = ["releases/*"] }
     training = { bucket = local.artefacts, prefixes = ["releases/*", "mlflow/*", "datasets/*"] }
     mlflow   = { bucket = local.artefacts, prefixes = ["mlflow/*"] }
-    airflow  = { bucket = local.logs, prefixes = ["airflow/*"] }
     backups  = { bucket = local.backups, prefixes = ["*"] }
   }
   statement {
@@ -106,15 +105,5 @@ data "aws_iam_policy_document" "mlflow" {
     sid       = "Artefacts"
     actions   = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
     resources = ["${local.artefacts}/mlflow/*"]
-  }
-}
-
-# Task logs; the logs bucket's own keys encrypt them.
-data "aws_iam_policy_document" "airflow" {
-  source_policy_documents = [data.aws_iam_policy_document.list["airflow"].json]
-  statement {
-    sid       = "TaskLogs"
-    actions   = ["s3:GetObject", "s3:PutObject"]
-    resources = ["${local.logs}/airflow/*"]
   }
 }

@@ -27,7 +27,7 @@ variable "jenkins" {
 }
 
 variable "bucket_arns" {
-  description = "Buckets: artefacts, backups, documents, logs."
+  description = "Buckets: artefacts, backups, documents."
   type        = map(string)
 }
 

@@ -7,7 +7,6 @@ locals {
   artefacts = var.bucket_arns["artefacts"]
   backups   = var.bucket_arns["backups"]
   documents = var.bucket_arns["documents"]
-  logs      = var.bucket_arns["logs"]
 
   # Namespace and service account as the chart and k8s/ name them.
   workloads = {
@@ -16,7 +15,6 @@ locals {
     ingestion  = { namespace = "quarry", service_account = "quarry-ingestion", policy = data.aws_iam_policy_document.ingestion.json }
     training   = { namespace = "kubeflow", service_account = "pipeline-runner", policy = data.aws_iam_policy_document.training.json }
     mlflow     = { namespace = "mlflow", service_account = "mlflow", policy = data.aws_iam_policy_document.mlflow.json }
-    airflow    = { namespace = "airflow", service_account = "airflow-worker", policy = data.aws_iam_policy_document.airflow.json }
     secrets    = { namespace = "external-secrets", service_account = "external-secrets", policy = data.aws_iam_policy_document.secrets.json }
     balancer   = { namespace = "kube-system", service_account = "aws-load-balancer-controller", policy = data.aws_iam_policy_document.balancer.json }
     autoscaler = { namespace = "kube-system", service_account = "cluster-autoscaler", policy = data.aws_iam_policy_document.autoscaler.json }
