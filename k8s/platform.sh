@@ -6,6 +6,10 @@ cd "$(dirname "$0")"
 overlay="${1:-}"; shift || true
 test -d "overlays/$overlay" -a -n "$overlay" || { echo "say which platform: platform.sh kind|staging|production" >&2; exit 2; }
 only=" $* "
+if [ -z "${*:-}" ] && [ "$overlay" != kind ] && [ ! -s "overlays/$overlay/account.env" ]; then
+  echo "what MLflow has to know of the account is missing: terraform -chdir=terraform/envs/$overlay output -raw platform > k8s/overlays/$overlay/account.env" >&2
+  exit 2
+fi
 
 values() { # the files of a release that exist, as helm's arguments
   for file in "values/$1.yaml" "values/$1-$overlay.yaml"; do

@@ -60,8 +60,8 @@ def s3_bucket() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 @contextlib.contextmanager
-def postgresql() -> Iterator[str]:
-    """A database cluster in a folder of its own, on a Unix socket; as root, run by the account the package made."""
+def postgresql() -> Iterator[dict[str, str]]:
+    """A database cluster in a folder of its own, on a Unix socket, as the environment that libpq reads; as root, run by the account the package made."""
     bin_folder = _postgresql_programs()
     root = os.getuid() == 0
     user = "postgres" if root else pwd.getpwuid(os.getuid()).pw_name
@@ -77,7 +77,7 @@ def postgresql() -> Iterator[str]:
         process = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder, **options)  # type: ignore[call-overload]
     try:
         _wait(lambda: "ready to accept connections" in log.read_text(), process, log)
-        yield f"postgresql+psycopg2://quarry@/postgres?host={folder}"
+        yield {"PGHOST": str(folder), "PGUSER": "quarry", "PGDATABASE": "postgres"}
     finally:
         process.send_signal(signal.SIGINT)  # a fast shutdown
         process.wait(30)

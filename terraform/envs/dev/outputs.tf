@@ -18,11 +18,6 @@ output "images" {
   value       = module.registry.urls
 }
 
-output "database" {
-  description = "MLflow's PostgreSQL: where it is, and the secret with user name and password."
-  value       = { endpoint = module.database.endpoint, secret = module.database.secret_arn }
-}
-
 output "github_roles" {
   description = "For GitHub's environment variables: role ARN by what a job does."
   value       = module.identity.github_role_arns
@@ -31,6 +26,19 @@ output "github_roles" {
 output "target_group" {
   description = "Where the gateway's pods are registered."
   value       = module.edge.target_group_arn
+}
+
+output "platform" {
+  description = "For k8s/overlays/ENVIRONMENT/account.env: what MLflow and Airflow have to know of this account. RDS keeps user name and password in the secret, and changes them."
+  value       = <<-EOT
+    artifacts=s3://${module.storage.names["artefacts"]}/mlflow
+    database_host=${module.database.host}
+    database_port=${module.database.port}
+    database_secret=${module.database.secret_arn}
+    AWS_DEFAULT_REGION=${var.region}
+    QUARRY_AIRFLOW_SOURCE=s3://${module.storage.names["documents"]}/
+    QUARRY_RELEASES=s3://${module.storage.names["artefacts"]}/releases
+  EOT
 }
 
 output "chart" {

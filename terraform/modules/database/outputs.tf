@@ -3,9 +3,14 @@ output "identifier" {
   value       = aws_db_instance.this.identifier
 }
 
-output "endpoint" {
-  description = "Host and port, for MLflow's backend store."
-  value       = aws_db_instance.this.endpoint
+output "host" {
+  description = "Where MLflow's backend store is."
+  value       = aws_db_instance.this.address
+}
+
+output "port" {
+  description = "The port it listens at."
+  value       = aws_db_instance.this.port
 }
 
 output "secret_arn" {
