@@ -118,10 +118,17 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server_on_postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server on a real PostgreSQL and moto's S3 over loopback."""
+def postgresql() -> Iterator[dict[str, str]]:
+    """A real PostgreSQL, as the environment that libpq reads."""
+    with servers.postgresql() as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def mlflow_server_on_postgresql(postgresql: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server on a real PostgreSQL, which it is told of as in k8s/components/mlflow, and moto's S3 over loopback."""
     folder = tmp_path_factory.mktemp("mlflow-postgresql")
-    with servers.postgresql() as database, servers.s3_bucket() as (bucket, environment), servers.mlflow(folder, database, bucket, environment) as uri:
+    with servers.s3_bucket() as (bucket, environment), servers.mlflow(folder, "postgresql+psycopg2://", bucket, postgresql | environment) as uri:
         yield uri
 
 
