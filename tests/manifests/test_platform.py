@@ -4,50 +4,21 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from .chart import ACCOUNT, CHART, HELM, Workload, render, values, workloads
-from .schemas import MINOR_VERSIONS, Manifest, Unknown, problems
+from .chart import ACCOUNT, CHART, CLONE, HELM, Workload, render, values, workloads
+from .overlays import GIVEN, K8S, OVERLAYS, everything, named, pod_of, rendered, where
+from .schemas import MINOR_VERSIONS, Unknown, problems
 
-CLONE = Path(__file__).parents[2]
-K8S = CLONE / "k8s"
-OVERLAYS = ("kind", "staging", "production")
 DELIVERS = {"Role quarry/quarry-deploy", "Role monitoring/forward-port", "Role kubeflow/forward-port"}  # base/access.yaml
 OURS = re.compile(r"quarry/[a-z]+:(local|unset)")  # the deployment says which, by digest
 CLOSED = ("quarry", "mlflow")  # nothing in or out that no policy allows
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed: install it to render k8s/ by kustomize")
 pytestmark = needs_kubectl
-
-
-@cache
-def rendered(folder: str) -> tuple[Manifest, ...]:
-    done = subprocess.run(["kubectl", "kustomize", str(K8S / folder)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return tuple(filter(None, yaml.safe_load_all(done.stdout)))
-
-
-def everything(overlay: str) -> tuple[Manifest, ...]:
-    return rendered(f"overlays/{overlay}") + rendered("components/logging")
-
-
-def named(manifests: tuple[Manifest, ...], kind: str) -> Iterator[Manifest]:
-    return (m for m in manifests if m["kind"] == kind)
-
-
-def where(manifest: Manifest) -> str:
-    meta = manifest["metadata"]
-    return f"{manifest['kind']} {meta.get('namespace', '')}/{meta['name']}"
-
-
-def pod_of(manifest: Manifest) -> Mapping[str, Any] | None:
-    template: Mapping[str, Any] | None = manifest.get("spec", {}).get("template")
-    return template["spec"] if manifest["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job") and template else None
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -106,7 +77,7 @@ def test_our_pods_keep_the_restricted_profile_and_say_what_they_need(overlay: st
             assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
             assert OURS.fullmatch(container["image"]) or (overlay, container["image"].partition(":")[0]) == ("kind", "chrislusf/seaweedfs"), container["image"]
             ports = {p["name"] for p in container["ports"]}
-            assert {container[p]["httpGet"]["port"] for p in ("startupProbe", "readinessProbe", "livenessProbe")} <= ports
+            assert {container[p]["httpGet"]["port"] for p in ("startupProbe", "readinessProbe", "livenessProbe") if "exec" not in container[p]} <= ports
             mounted = {m["name"] for m in container["volumeMounts"]}
             assert mounted == {v["name"] for v in pod["volumes"]}
 
@@ -250,6 +221,8 @@ def test_values_are_yaml_and_belong_to_a_chart_that_is_pinned() -> None:
 def recorded(tmp_path: Path) -> Iterator[tuple[dict[str, str], Path]]:
     """helm and kubectl that write down how they were called."""
     log = tmp_path / "calls"
+    for overlay in ("staging", "production"):
+        shutil.copy(GIVEN, shutil.copytree(K8S, tmp_path / "k8s", dirs_exist_ok=True) / f"overlays/{overlay}/account.env")
     for name in ("helm", "kubectl"):
         (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {log}\n')
         (tmp_path / name).chmod(0o755)
@@ -258,7 +231,7 @@ def recorded(tmp_path: Path) -> Iterator[tuple[dict[str, str], Path]]:
 
 def platform(recorded: tuple[dict[str, str], Path], *arguments: str) -> tuple[int, str, list[str]]:
     environment, log = recorded
-    done = subprocess.run([str(K8S / "platform.sh"), *arguments], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([str(log.with_name("k8s") / "platform.sh"), *arguments], env=environment, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stderr, log.read_text().splitlines() if log.exists() else []
 
 
@@ -291,6 +264,15 @@ def test_an_unknown_platform_is_refused_before_anything_is_called(wrong: tuple[s
     status, said, calls = platform(recorded, *wrong)
     assert (status, calls) == (2, [])
     assert "platform.sh kind|staging|production" in said
+
+
+@pytest.mark.parametrize("overlay", ["staging", "production"])
+def test_a_platform_that_knows_nothing_of_its_account_is_refused_and_told_how(overlay: str, recorded: tuple[dict[str, str], Path]) -> None:
+    (recorded[1].with_name("k8s") / f"overlays/{overlay}/account.env").unlink()
+    status, said, calls = platform(recorded, overlay)
+    assert (status, calls) == (2, [])
+    assert f"terraform -chdir=terraform/envs/{overlay} output -raw platform > k8s/overlays/{overlay}/account.env\n" in said
+    assert platform(recorded, overlay, "prometheus")[0] == 0
 
 
 def test_kubeflow_is_the_release_our_client_speaks_to() -> None:

@@ -1,0 +1,49 @@
+"""k8s/, rendered by kubectl's kustomize."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .chart import CLONE
+from .schemas import Manifest
+
+K8S = CLONE / "k8s"
+GIVEN = Path(__file__).with_name("account.env")  # as `terraform output platform` prints it: tests/infrastructure compares
+OF_AWS = ("staging", "production")
+OVERLAYS = ("kind", *OF_AWS)
+
+
+@cache
+def rendered(folder: str) -> tuple[Manifest, ...]:
+    """What kubectl's kustomize makes of it, once the account's file lies where platform.sh asks for it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = shutil.copytree(K8S, Path(scratch) / "k8s")
+        for overlay in OF_AWS:
+            shutil.copy(GIVEN, copy / f"overlays/{overlay}/account.env")
+        done = subprocess.run(["kubectl", "kustomize", str(copy / folder)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return tuple(filter(None, yaml.safe_load_all(done.stdout)))
+
+
+def everything(overlay: str) -> tuple[Manifest, ...]:
+    return rendered(f"overlays/{overlay}") + rendered("components/logging")
+
+
+def named(manifests: tuple[Manifest, ...], kind: str) -> Iterator[Manifest]:
+    return (m for m in manifests if m["kind"] == kind)
+
+
+def where(manifest: Manifest) -> str:
+    meta = manifest["metadata"]
+    return f"{manifest['kind']} {meta.get('namespace', '')}/{meta['name']}"
+
+
+def pod_of(manifest: Manifest) -> Mapping[str, Any] | None:
+    template: Mapping[str, Any] | None = manifest.get("spec", {}).get("template")
+    return template["spec"] if manifest["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job") and template else None
