@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from .chart import ACCOUNT, CHART, CLONE, HELM, render, values
+from .overlays import K8S, everything, named
 from .rules import RESTRICTED
-from .test_platform import K8S, everything, named, needs_kubectl
+from .test_platform import needs_kubectl
 
+AWS = yaml.safe_load(ACCOUNT.read_text())
 VALUES = yaml.safe_load((K8S / "values/airflow.yaml").read_text())
 RUNS = {"scheduler": ["scheduler"], "dagProcessor": ["dag-processor"], "apiServer": ["api-server"], "migrateDatabaseJob": ["db", "migrate"]}
 ENVIRONMENTS = ("staging", "production")
@@ -111,7 +113,7 @@ def test_the_dag_can_be_parsed_with_these_settings(environment: str) -> None:
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     read = module.Settings.from_environment(settings(environment))
-    assert (read.source, read.home, read.model_dir) == (f"s3://quarry-{environment}-documents/", "/mnt/home", "/mnt/models")
+    assert (read.source, read.home, read.model_dir) == (AWS["ingestion"]["source"], "/mnt/home", "/mnt/models")
     assert read.kfp_host == "http://ml-pipeline.kubeflow:8888"
 
 

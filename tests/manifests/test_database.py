@@ -45,7 +45,7 @@ def test_user_and_password_are_those_that_rds_keeps_and_the_rest_is_what_terrafo
 def test_a_new_password_is_there_before_a_server_that_has_the_old_one_is_restarted(overlay: str) -> None:
     manifests = everything(overlay)
     _, container = server(manifests)
-    [external] = named(manifests, "ExternalSecret")
+    [external] = (m for m in named(manifests, "ExternalSecret") if m["metadata"]["name"] == "mlflow-database")
     count, unit = external["spec"]["refreshInterval"][:-1], external["spec"]["refreshInterval"][-1]
     probe = container["livenessProbe"]
     python, flag, module, address = probe["exec"]["command"]
