@@ -53,6 +53,13 @@ FAULTS = (
     Fault("a role handed to any service", "identity/terraform.tf", PASS, PASS.replace("iam:PassedToService", "aws:PrincipalTag"), NARROW),
     Fault("the reader reads documents", "identity/objects.tf", FETCH, FETCH.replace("artefacts}/releases", "documents}"), least_privilege),
     Fault("ingestion may delete documents", "identity/objects.tf", '"s3:GetObjectVersion"', '"s3:DeleteObject"', least_privilege),
+    Fault(
+        "External Secrets reads every secret",
+        "identity/platform.tf",
+        "resources = var.secret_arns",
+        'resources = ["arn:aws:secretsmanager:*:*:secret:*"]',
+        least_privilege,
+    ),
     Fault("apply may change its own role", "identity/terraform.tf", 'effect = "Deny"', 'effect = "Allow"', least_privilege),
     Fault("nightly reads every secret", "identity/github.tf", "resources = [var.canary_secret_arn]", "resources = var.secret_arns", least_privilege),
     Fault("nightly may write backups", "identity/github.tf", 'actions   = ["s3:GetObject"]', 'actions   = ["s3:GetObject", "s3:PutObject"]', least_privilege),

@@ -87,6 +87,7 @@ MUST: dict[str, tuple[tuple[Call, ...], tuple[Call, ...]]] = {
         (call("secretsmanager:GetSecretValue", f"{SECRET}:{NAME}/edge-key-a-x"), call("secretsmanager:GetSecretValue", f"{SECRET}:{NAME}/pinecone-x")),
         (
             call("secretsmanager:GetSecretValue", f"{SECRET}:quarry-production/edge-key-a-x"),
+            call("secretsmanager:GetSecretValue", f"{SECRET}:rds!db-another-Ab1xYz"),
             call("secretsmanager:PutSecretValue", f"{SECRET}:{NAME}/edge-key-a-x"),
             call("secretsmanager:ListSecrets"),
             call(GET, f"{DOCUMENTS}/a.pdf"),
@@ -173,7 +174,7 @@ MUST: dict[str, tuple[tuple[Call, ...], tuple[Call, ...]]] = {
         (
             call(PUT, f"arn:aws:s3:::{NAME}-{ACCOUNT}-state/staging.tfstate"),
             call(GET, f"{DOCUMENTS}/a.pdf"),
-            call("secretsmanager:GetSecretValue", f"{SECRET}:rds-x"),
+            call("secretsmanager:GetSecretValue", f"{SECRET}:rds!db-another-Ab1xYz"),
         ),
     ),
     "github-apply": (
@@ -236,6 +237,17 @@ def test_keys_are_used_through_the_services_alone(own: dict[str, list[Document]]
     for job, services in {"gate": {"s3"}, "nightly": {"s3", "secretsmanager"}, "pipelines": set()}.items():
         used = {s for s in ("s3", "secretsmanager") if allowed(own[f"github-{job}"], "kms:Decrypt", key, kms_ViaService=f"{s}.{REGION}.amazonaws.com")}
         assert used == services, job
+
+
+def test_the_databases_secret_is_read_by_external_secrets_alone(own: dict[str, list[Document]], applied: Applied) -> None:
+    """RDS names it, so it is in no list above; its key is the environment's."""
+    (database,) = applied.client("rds").describe_db_instances()["DBInstances"]
+    held, key = database["MasterUserSecret"]["SecretArn"], database["MasterUserSecret"]["KmsKeyId"]
+    assert {role for role in own if allowed(own[role], "secretsmanager:GetSecretValue", held)} == {"secrets"}
+    assert allowed(own["secrets"], "secretsmanager:DescribeSecret", held)
+    assert allowed(own["secrets"], "kms:Decrypt", key, kms_ViaService=f"secretsmanager.{REGION}.amazonaws.com")
+    for action in ("PutSecretValue", "RotateSecret", "UpdateSecret", "DeleteSecret"):
+        assert not allowed(own["secrets"], f"secretsmanager:{action}", held)
 
 
 def test_pods_are_registered_at_the_edge_alone(own: dict[str, list[Document]], applied: Applied) -> None:
