@@ -267,6 +267,9 @@ bench-ingest: pipelines/ingestion/.venv/.ready services/retriever/.venv/.ready #
 	@cd pipelines/ingestion && .venv/bin/python bench/pages.py $(or $(PAGES),2000)
 	@cd pipelines/ingestion && .venv/bin/python bench/scale.py $(SIZES)
 
+sequences: pipelines/ingestion/.venv/.ready ## More random sequences of changes, crashes and repairs than the tests run: make sequences [N=5000]
+	@cd pipelines/ingestion && QUARRY_SEQUENCES=$(or $(N),5000) .venv/bin/python -m pytest tests/test_sequences.py
+
 bench-encoder: pipelines/ingestion/.venv/.ready $(TOOLS)/encoder-peer/.ready ## Passage encoding against sentence-transformers, interleaved in one run: make bench-encoder [PASSAGES=160] [ROUNDS=5]
 	@cd pipelines/ingestion && .venv/bin/python bench/encoder.py --peer $(TOOLS)/encoder-peer/bin/python --passages $(or $(PASSAGES),160) --rounds $(or $(ROUNDS),5)
 
@@ -348,5 +351,5 @@ $(TOOLS)/encoder-peer/.ready: pipelines/ingestion/bench/encoder.lock | $(UV)
 	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo up down ask ingest ingest-airflow forget expire reconcile inventory train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint bench bench-ingest bench-encoder bench-engines bench-hybrid deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images training-image edge cost prices
+.PHONY: help demo up down ask ingest ingest-airflow forget expire reconcile inventory train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint sequences bench bench-ingest bench-encoder bench-engines bench-hybrid deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images training-image edge cost prices
 .SECONDARY:
