@@ -1,6 +1,9 @@
 """A real Airflow, not `dags test`: API server, DAG processor and scheduler, which runs a backfill and tells a wire-level Alertmanager who is late."""
 
+import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import threading
@@ -61,11 +64,18 @@ def settings(world: World, alertmanager: str) -> dict[str, str]:
 
 @contextmanager
 def component(world: World, environment: dict[str, str], *command: str) -> Iterator[None]:
-    with (world.folder / f"{command[0]}.log").open("wb") as log, subprocess.Popen([AIRFLOW, *command], env=environment, stdout=log, stderr=log) as process:
+    with (
+        (world.folder / f"{command[0]}.log").open("wb") as log,
+        subprocess.Popen([AIRFLOW, *command], env=environment, stdout=log, stderr=log, start_new_session=True) as process,
+    ):
         try:
             yield
-        finally:
+        finally:  # with all that it started, and whether it wants to end or not: the suite must
             process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(world: World, what: str, seen: Callable[[], object]) -> None:
