@@ -58,6 +58,7 @@ def test_nothing_of_the_chart_that_wants_a_shell_is_left_on() -> None:
     probes = [VALUES["scheduler"]["livenessProbe"], VALUES["scheduler"]["startupProbe"], VALUES["dagProcessor"]["livenessProbe"]]
     assert [p["command"][0] for p in probes] == ["python3"] * 3
     assert VALUES["config"]["scheduler"]["enable_health_check"] == "True"
+    assert VALUES["config"]["core"]["dags_are_paused_at_creation"] == "False", "nobody is there to unpause it"
     assert not [part for part in ("createUserJob", "triggerer", "statsd", "redis", "postgresql") if VALUES[part]["enabled"]]
     assert re.search(r"\b(bash|sh)\b", str(VALUES)) is None
 
