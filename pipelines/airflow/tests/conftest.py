@@ -51,13 +51,22 @@ def pytest_sessionstart() -> None:
         pytest.exit(f"the DAG calls commands of other environments; make them: make envs P='{' '.join(missing)}'", 2)
 
 
+def end(process: "subprocess.Popen[Any]") -> None:
+    """Whether it wants to or not: Airflow's scheduler sometimes does not hear SIGTERM, and a suite must end."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def serve(*command: str | Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """A process that prints its address first; ended afterwards."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     yield process, process.stdout.readline().strip()
-    process.terminate()
-    process.wait()
+    end(process)
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +145,7 @@ class World:
             try:
                 yield process, iter(process.stdout)
             finally:
-                process.terminate()
+                end(process)
 
     def rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
         """Of Airflow's database."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import AIRFLOW, World
+from .conftest import AIRFLOW, World, end
 
 PATIENCE_SEC = 240
 DAY = "2026-05-01T00:00:00"
@@ -70,12 +70,10 @@ def component(world: World, environment: dict[str, str], *command: str) -> Itera
     ):
         try:
             yield
-        finally:  # with all that it started, and whether it wants to end or not: the suite must
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
+        finally:
+            end(process)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)  # what it started
 
 
 def wait_for(world: World, what: str, seen: Callable[[], object]) -> None:
@@ -94,7 +92,7 @@ def test_a_backfill_beside_a_scheduled_run_does_the_work_once_and_late_runs_are_
             stack.enter_context(component(world, environment, *command))
         wait_for(world, "the DAG", lambda: world.rows("SELECT 1 FROM serialized_dag"))
         backfill = [AIRFLOW, "backfill", "create", "--dag-id", "quarry_ingest", "--from-date", DAY, "--to-date", DAY]
-        subprocess.run(backfill, env=environment, check=True, capture_output=True)
+        subprocess.run(backfill, env=environment, check=True, capture_output=True, timeout=PATIENCE_SEC)
         query = "SELECT run_type, state FROM dag_run WHERE state NOT IN ('queued', 'running') ORDER BY run_type"
         wait_for(world, "the end of both runs", lambda: len(world.rows(query)) >= 2)
         wait_for(world, "an alert", lambda: Alertmanager.told)
