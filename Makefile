@@ -319,10 +319,11 @@ base-reader: pipelines/training/.venv/.ready ## Train the base reader anew from 
 	@test -d "$(SETS)" || { echo 'say where the public sets are: make base-reader SETS=dir (docs/models/base-reader.md names them)'; exit 2; }
 	$(TRAINING) quarry_training.base_reader --sets "$(SETS)" --work "$(QUARRY_HOME)/base-reader"
 
+# torch is resolved anew each time: kept at its pin, it would be the build for GPUs, whose libraries are 3.4 GB.
 lock: | $(UV) ## Resolve the pinned requirements of all projects, or of P, anew
 	@for p in $(P); do (cd $$p && $(UV) pip compile --quiet --no-header --no-emit-index-url --no-emit-find-links --python-version $$(cat .python-version) \
 	  --no-emit-package quarry-contract --no-emit-package quarry-runtime --no-emit-package quarry-reader --no-emit-package quarry-retriever --no-emit-package quarry-gateway \
-	  --extra dev pyproject.toml -o requirements.lock && sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock); done
+	  --upgrade-package torch --extra dev pyproject.toml -o requirements.lock && sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock); done
 
 clean: down ## Remove state and environments
 	rm -rf "$(QUARRY_HOME)" tests/delivery/node_modules $(addsuffix /.venv,$(PROJECTS) $(WRAPPERS))
