@@ -101,6 +101,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "one of the edge's keys left out": ("secrets.yaml", "{{- range $i, $_ := $secret.keys }}", "{{- range $i, $_ := list (first $secret.keys) }}"),
     "models on any node": ("_helpers.tpl", '{{- include "quarry.nodes" .root }}\n', ""),
     "the index's writer on any node": ("ingestion.yaml", '{{- include "quarry.nodes" . }}\n', ""),
+    "an index that nobody makes": ("ingestion.yaml", "args: [--prepare,", "args: [--digest,"),
     "a field that is none": ("gateway.yaml", "terminationGracePeriodSeconds", "terminationGracePeriod"),
 }
 GIVEN = {

@@ -43,7 +43,7 @@ def broken(manifests: Sequence[Manifest]) -> list[str]:
         for rule in (_fits, _restricted, _containers, _mounts, _served, _references):
             found += [f"{workload.name}: {problem}" for problem in rule(workload, manifests)]
         found += [f"{workload.name}: no policy closes its network"] * (not closed(manifests, workload))
-    for rule_of_all in (_selectors, _scaling, _seldon, _index, _nodes, _edge, _routes, _secrets, _roles, _jobs):
+    for rule_of_all in (_selectors, _scaling, _seldon, _index, _prepared, _nodes, _edge, _routes, _secrets, _roles, _jobs):
         found += list(rule_of_all(manifests))
     return found
 
@@ -93,7 +93,7 @@ def _mounts(workload: Workload, _: Sequence[Manifest]) -> Iterator[str]:
         for mount in container.get("volumeMounts", []):
             if mount["mountPath"] == "/tmp" and "emptyDir" not in volumes.get(mount["name"], {}):
                 yield "/tmp is not a folder of the pod's own"
-            if mount["name"] in ("models", "routes", "edge", "pipeline") and container["name"] != "fetch" and not mount.get("readOnly"):
+            if mount["name"] in ("models", "routes", "edge", "pipeline") and not container["name"].startswith("fetch") and not mount.get("readOnly"):
                 yield f"container {container['name']} may write {mount['name']}"
 
 
@@ -189,6 +189,18 @@ def _index(manifests: Sequence[Manifest]) -> Iterator[str]:
             yield f"PersistentVolumeClaim {manifest['metadata']['name']}: it is no disk of one node"
         if manifest["kind"] == "PodDisruptionBudget" and any(manifest["spec"]["selector"]["matchLabels"].items() <= w.labels.items() for w in sharing):
             yield f"PodDisruptionBudget {manifest['metadata']['name']}: keeps a node from being drained"
+
+
+def _prepared(manifests: Sequence[Manifest]) -> Iterator[str]:
+    """Before ingestion takes uploads it has made the index of each release's retriever, which that retriever waits for."""
+    [routes] = (m["data"] for m in manifests if m["kind"] == "ConfigMap" and m["metadata"]["name"].endswith("-routes"))
+    generation = {r["release_id"]: r["index_generation"] for name, text in routes.items() if name != "routes.json" and (r := json.loads(text))}
+    for workload in workloads(manifests):
+        if workload.component == "ingestion":
+            steps = [c["args"] for c in workload.pod["initContainers"]]
+            fetched = [args[1] for args in steps if args[0] == "fetch"]
+            if [args[0] for args in steps] != ["fetch", "--prepare"] * len(fetched) or {generation[i] for i in fetched} != set(generation.values()):
+                yield f"{workload.name}: not every release's index is made"
 
 
 def _nodes(manifests: Sequence[Manifest]) -> Iterator[str]:

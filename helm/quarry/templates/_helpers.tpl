@@ -102,7 +102,7 @@ imagePullSecrets:
 
 {{/* The step that brings a release's part and compares it with its digests. */}}
 {{- define "quarry.fetch" -}}
-- name: fetch
+- name: {{ .name | default "fetch" }}
   image: {{ include "quarry.image" (dict "root" .root "image" .root.Values.ingestion.image) }}
   imagePullPolicy: {{ .root.Values.images.pullPolicy }}
   command: [python3, -m, quarry_ingestion.artefacts]

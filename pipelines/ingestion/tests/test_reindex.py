@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 from quarry_contract.manifests import INDEX_MANIFEST, MODEL_MANIFEST, IndexManifest, ModelManifest, read_manifest
+from quarry_contract.messages import Job
 from quarry_runtime import tiny
 
+from quarry_ingestion import jobs
 from quarry_ingestion.__main__ import digests
 from quarry_ingestion.pipeline import reindex, sync
 from quarry_ingestion.reconcile import reconcile
 from quarry_ingestion.sources import Folder, SourceError
 from quarry_ingestion.targets import read_targets
+from quarry_ingestion.uploads import work
 
 from .crash import KILLED, in_child, kill_in
 from .test_ingest import rows
@@ -44,7 +47,7 @@ def home(tmp_path: Path, models: tuple[Path, Path]) -> Path:
 def held(home: Path, model: Path) -> list[str]:
     """The documents of a model's generation, checked to be encoded by it."""
     digest = read_manifest(model / MODEL_MANIFEST, ModelManifest).digest
-    [generation] = [g for g, folder in read_targets(home) if folder == model]
+    [generation] = [g for g, folder in read_targets(home) if read_manifest(folder / MODEL_MANIFEST, ModelManifest).digest == digest]
     assert read_manifest(home / "index" / generation / INDEX_MANIFEST, IndexManifest).encoder_digest == digest
     return [name for (name,) in rows(home, generation, "SELECT document_id FROM documents ORDER BY 1")]
 
@@ -114,6 +117,28 @@ def test_a_change_while_it_runs_reaches_both(home: Path, models: tuple[Path, Pat
 
 def command(home: Path, model: Path) -> list[str]:
     return [sys.executable, "-m", "quarry_ingestion", "--reindex", "--home", str(home), "--model-dir", str(model)]
+
+
+def test_a_home_that_was_prepared_takes_uploads_where_the_retriever_is_not(tmp_path: Path, models: tuple[Path, Path]) -> None:
+    """As on a cluster: an init container has the retriever, the pod that takes uploads has the volume alone."""
+    home, elsewhere = tmp_path / "volume", tmp_path / "models"
+    for model in models:
+        shutil.copytree(model, elsewhere)
+        prepare = [word.replace("--reindex", "--prepare") for word in command(home, elsewhere)]
+        told = [json.loads(subprocess.run(prepare, check=True, capture_output=True, env=os.environ).stdout) for _ in range(2)]
+        assert told[0]["generation"] == told[1]["generation"]
+        assert (told[0]["documents"], told[1]["encoded"]) == (held(home, model) != [], 0)
+        shutil.rmtree(elsewhere)
+        jobs.enqueue(home, Job(model.name, "up.txt", "put", "queued", "2023-11-14T00:00:00+00:00"), b"The crane.", media_type="text/plain")
+        done = work(home)
+        assert done is not None and (done.state, done.code) == ("done", None)
+    assert held(home, models[0]) == held(home, models[1]) == ["up.txt"]
+    (elsewhere / "x").mkdir(parents=True)
+    shutil.copytree(models[0], elsewhere, dirs_exist_ok=True)
+    (elsewhere / "encoder.onnx").write_bytes(b"cut off")
+    refused = subprocess.run(command(tmp_path / "another", elsewhere), capture_output=True, text=True, check=False, env=os.environ)
+    assert (refused.returncode, (tmp_path / "another/encoders").exists()) == (2, False)
+    assert "encoder.onnx" in refused.stderr
 
 
 def test_a_generation_that_was_lost_is_made_anew_from_the_other(home: Path, models: tuple[Path, Path]) -> None:

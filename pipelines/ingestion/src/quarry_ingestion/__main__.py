@@ -20,7 +20,7 @@ from .pipeline import reindex, sync
 from .reconcile import reconcile
 from .retention import expire_all
 from .sources import SourceError, listing
-from .targets import targets_of
+from .targets import kept, targets_of
 
 
 def digests(home: Path) -> dict[str, Any]:
@@ -63,7 +63,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from .inventory import inventory  # Pandas, which nothing else here needs
 
         return inventory(home, args.inventory)
-    return reindex(home, args.model_dir) if args.reindex else sync(open_source(args.source), home, args.model_dir, engine(args))
+    model_dir = kept(home, args.model_dir)
+    if args.reindex or args.prepare:
+        return reindex(home, model_dir, first=args.prepare)
+    return sync(open_source(args.source), home, model_dir, engine(args))
 
 
 def engine(args: argparse.Namespace) -> Engine:
@@ -81,6 +84,7 @@ def parse() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("source", nargs="?", help="a folder, or s3://bucket/prefix")
     what.add_argument("--reindex", action="store_true", help="encode all documents there are for this retriever too, from the texts in the index")
+    what.add_argument("--prepare", action="store_true", help="the same, or an empty index where there are no documents yet: retrievers can open it")
     what.add_argument("--reconcile", action="store_true", help="compare ledger and index, repair what differs, report it")
     what.add_argument("--forget", metavar="ID", help="remove every trace of a document, and prove it")
     what.add_argument("--list", metavar="SOURCE", help="how much a source holds, and a digest that changes when there is something to ingest")
@@ -89,11 +93,11 @@ def parse() -> argparse.Namespace:
     what.add_argument("--digest", action="store_true", help="of the content of each generation")
     what.add_argument("--inventory", type=Path, metavar="DIR", help="write tables of what was read and what was not, and why, into this folder")
     parser.add_argument("--home", type=Path, required=True, help="QUARRY_HOME: index and ledger are under it")
-    parser.add_argument("--model-dir", type=Path, help="the retriever's artefact folder; only for a source and reindex")
+    parser.add_argument("--model-dir", type=Path, help="the retriever's artefact folder; only for a source, reindex and prepare")
     parser.add_argument("--engine", choices=("local", "spark"), default="local", help="where a source's changed documents are fetched, extracted and encoded")
     parser.add_argument("--spark-master", help="for spark: local[2], spark://host:7077, yarn, ...; otherwise what Spark's own settings say, or local[*]")
     args = parser.parse_args()
-    if (args.source or args.reindex) and args.model_dir is None:
+    if (args.source or args.reindex or args.prepare) and args.model_dir is None:
         parser.error("--model-dir is needed")
     return args
 

@@ -164,16 +164,18 @@ def sync(source: Source, home: Path, model_dir: Path, engine: Engine | None = No
     return told | {"expired": expired, "skipped": skipped, "seconds": round(time.monotonic() - began, 1)}
 
 
-def reindex(home: Path, model_dir: Path) -> dict[str, Any]:
+def reindex(home: Path, model_dir: Path, first: bool = False) -> dict[str, Any]:
     """Fill the generation of another retriever with all documents there are; from its first moment, changes go to it as well.
 
+    With `first` it may be the first generation, and empty: a retriever can open it before there are documents.
+
     Raises:
-        SourceError: nothing was ingested yet.
+        SourceError: nothing was ingested yet, and this is not to be the first.
         ManifestError: a retriever artefact or an index is not whole.
     """
     began = time.monotonic()
     with writer(home) as made:
-        if not any(True for _ in made.ledger.versions()):
+        if not first and not any(True for _ in made.ledger.versions()):
             raise SourceError("nothing was ingested yet: `make ingest DIR=...` first")
         with writing(home):
             generation = add_target(home, model_dir.resolve())

@@ -1,6 +1,7 @@
 """`index/targets.json`: the generations that every change is written to, the first one first; and how each encodes a document."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from quarry_contract.index_store import SCHEMA_VERSION
-from quarry_contract.manifests import INDEX_MANIFEST, MODEL_MANIFEST, Chunker, ManifestError, ModelManifest, generation_name, read_manifest
+from quarry_contract.manifests import INDEX_MANIFEST, MODEL_MANIFEST, Chunker, ManifestError, ModelManifest, generation_name, read_manifest, verify_files
 from quarry_contract.releases import index_dir
 from quarry_runtime.encode import Encoder
 from quarry_runtime.session import Array, cpus
@@ -101,6 +102,28 @@ def read_targets(home: Path) -> list[tuple[str, Path]]:
         return [(str(t["generation"]), Path(t["model_dir"])) for t in json.loads(path.read_bytes())] if path.exists() else []
     except (ValueError, KeyError, TypeError):
         raise ManifestError(f"{path} is not a list of generation and model_dir") from None
+
+
+def kept(home: Path, model_dir: Path) -> Path:
+    """The artefact's folder under this home; a copy where it lies elsewhere: who writes a document later, in another pod, has only the home.
+
+    Raises:
+        ManifestError: the retriever artefact is not whole.
+        OSError: it cannot be copied.
+    """
+    home, model_dir = home.resolve(), model_dir.resolve()
+    if model_dir.is_relative_to(home):
+        return model_dir
+    manifest = read_manifest(model_dir / MODEL_MANIFEST, ModelManifest)
+    folder = home / "encoders" / manifest.digest
+    if not (folder / MODEL_MANIFEST).exists():
+        verify_files(model_dir, manifest.files)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (*manifest.files, MODEL_MANIFEST):  # the manifest last: with it the rest is whole
+            partial = folder / f"{name}.tmp"
+            shutil.copyfile(model_dir / name, partial)
+            partial.replace(folder / name)
+    return folder
 
 
 def add_target(home: Path, model_dir: Path) -> str:
