@@ -287,8 +287,8 @@ deploy: $(HELM) ## Onto the cluster of the current context: make deploy RELEASE=
 	  $(addprefix --values ,$(wildcard helm/quarry/values-$(or $(ENVIRONMENT),staging)-account.yaml)) \
 	  --values helm/quarry/values-release.yaml --wait --timeout 15m
 
-cluster: ## A kind cluster on a laptop with Docker: images, platform, and the live release in it
-	@k8s/cluster.sh
+cluster: ## A kind cluster on a laptop with Docker: images, platform, and the live release in it: make cluster [WITHOUT="airflow kubeflow logging prometheus seldon-core"]
+	@WITHOUT="$(WITHOUT)" k8s/cluster.sh
 
 cluster-test: ## Ask the cluster a question and check the answer's evidence
 	@kubectl config use-context kind-quarry >/dev/null && helm test quarry --namespace quarry --logs

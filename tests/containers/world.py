@@ -52,8 +52,11 @@ class World:
         return f"s3://{BUCKET}/releases"
 
     def manifests(self) -> list[Manifest]:
-        """What helm renders for a laptop, with this release, these images and this store."""
+        """What helm renders for a laptop, with this release, these images and this store; without operators and volumes, which podman has not."""
         given = {
+            "mode": "plain",
+            "index": {"store": "snapshot"},
+            "ingestion": {"enabled": False},
             "releases": {"live": {"manifest": (self.folder / "releases" / self.release / "release.json").read_text()}},
             "artefacts": {"prefix": self.bucket, "environment": aws(self.endpoint), "existingSecret": ""},
             "images": {"tag": TAG},

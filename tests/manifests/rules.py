@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from .chart import CLONE, Workload, workloads
+from .chart import Workload, workloads
 from .flows import closed
+from .overlays import cluster_secrets
 from .schemas import Manifest, problems
 
 PROBES = {
@@ -27,7 +28,6 @@ RESTRICTED = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-CLUSTER = CLONE / "k8s/cluster.sh"  # what makes secrets on a laptop
 IMAGE = re.compile(r"[a-z0-9./:_-]+(@sha256:[0-9a-f]{64}|:(?!latest$)[A-Za-z0-9._-]+)")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -250,7 +250,7 @@ def _routes(manifests: Sequence[Manifest]) -> Iterator[str]:
 
 def _secrets(manifests: Sequence[Manifest]) -> Iterator[str]:
     made = {m["spec"]["target"]["name"] for m in manifests if m["kind"] == "ExternalSecret"}
-    made |= set(re.findall(r"create secret generic ([a-z-]+)", CLUSTER.read_text()))
+    made |= {name for namespace, name in cluster_secrets() if namespace == "quarry"}
     for manifest in manifests:
         if manifest["kind"] == "Secret":
             yield f"Secret {manifest['metadata']['name']} is in the chart"

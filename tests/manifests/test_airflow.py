@@ -19,6 +19,7 @@ VALUES = yaml.safe_load((K8S / "values/airflow.yaml").read_text())
 RUNS = {"scheduler": ["scheduler"], "dagProcessor": ["dag-processor"], "apiServer": ["api-server"], "migrateDatabaseJob": ["db", "migrate"]}
 ENVIRONMENTS = ("staging", "production")
 OUTSIDE = {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"]}}
+KEYS = {"secretRef": {"name": "object-store", "optional": True}}  # kind's store; nowhere else is there a secret of this name
 pytestmark = needs_kubectl
 needs_helm = pytest.mark.skipif(not Path(HELM).exists(), reason="helm is not there: make test P=tests fetches it")
 
@@ -34,7 +35,7 @@ def of_chart(environment: str, name: str) -> dict[str, Any]:
 def settings(environment: str) -> dict[str, str]:
     """The overlay's ConfigMap and what the values add to it, as the pods' environment."""
     [given] = (m for m in named(everything(environment), "ConfigMap") if m["metadata"]["name"] == "airflow")
-    assert yaml.safe_load(VALUES["extraEnvFrom"]) == [{"configMapRef": {"name": "airflow"}}]
+    assert yaml.safe_load(VALUES["extraEnvFrom"]) == [{"configMapRef": {"name": "airflow"}}, KEYS]
     assert given["metadata"]["namespace"] == "quarry"
     return {**given["data"], **{v["name"]: v["value"] for v in yaml.safe_load(VALUES["extraEnv"])}}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from .chart import CLONE
-from .overlays import GIVEN, OF_AWS, everything, named, pod_of
+from .overlays import CLUSTER, GIVEN, OF_AWS, cluster_secrets, everything, named, pod_of
 from .schemas import Manifest
 
 ACCOUNT = dict(line.split("=", 1) for line in GIVEN.read_text().splitlines())
@@ -54,7 +54,19 @@ def test_a_new_password_is_there_before_a_server_that_has_the_old_one_is_restart
     assert int(count) * SECONDS[unit] < probe["periodSeconds"] * (probe["failureThreshold"] - 1)
 
 
-def test_kinds_server_has_a_file_and_asks_no_database() -> None:
-    environment, container = server(everything("kind"))
-    assert environment["MLFLOW_BACKEND_STORE_URI"].startswith("sqlite:") and not [name for name in environment if name.startswith("PG")]
-    assert container["livenessProbe"].keys() & {"exec", "httpGet"} == {"httpGet"}
+def test_kinds_server_has_the_database_and_the_store_of_the_laptop() -> None:
+    manifests = everything("kind")
+    environment, container = server(manifests)
+    [config] = (m for m in named(manifests, "ConfigMap") if m["metadata"]["name"].startswith("mlflow-"))
+    [service] = (m for m in named(manifests, "Service") if m["metadata"]["name"] == "postgres")
+    [store] = (m for m in named(manifests, "Service") if m["metadata"]["name"] == "object-store")
+    assert config["data"]["database_host"] == f"postgres.{service['metadata']['namespace']}"
+    assert int(config["data"]["database_port"]) == service["spec"]["ports"][0]["port"]
+    assert environment["AWS_ENDPOINT_URL"] == f"http://object-store.{store['metadata']['namespace']}:{store['spec']['ports'][0]['port']}"
+    assert config["data"]["artifacts"].startswith("s3://quarry/") and "bucket.py quarry " in CLUSTER.read_text()
+    assert (environment["PGSSLMODE"], environment["PGDATABASE"]) == ("disable", "mlflow"), "no certificate on a laptop"
+    assert cluster_secrets()["mlflow", "mlflow-database"] == {"username", "password"}
+    assert container["livenessProbe"].keys() & {"exec", "httpGet"} == {"exec"}, "as on AWS"
+    [image] = (c["image"] for m in named(manifests, "Deployment") for c in m["spec"]["template"]["spec"]["containers"] if c["name"] == "postgres")
+    [major] = re.findall(r'engine_version = "(\d+)"', TERRAFORM)
+    assert re.fullmatch(rf"postgres:{major}\.\d+-bookworm", image)

@@ -11,12 +11,13 @@ import pytest
 import yaml
 
 from .chart import ACCOUNT, CHART, CLONE, HELM, Workload, render, values, workloads
-from .overlays import GIVEN, K8S, OVERLAYS, everything, named, pod_of, rendered, where
+from .overlays import GIVEN, K8S, OVERLAYS, RELEASE, cluster_secrets, everything, named, pod_of, rendered, where
 from .schemas import MINOR_VERSIONS, Unknown, problems
 
 DELIVERS = {"Role quarry/quarry-deploy", "Role monitoring/forward-port", "Role kubeflow/forward-port"}  # base/access.yaml
 OURS = re.compile(r"quarry/[a-z]+:(local|unset)")  # the deployment says which, by digest
-CLOSED = ("quarry", "mlflow")  # nothing in or out that no policy allows
+OTHERS = {"chrislusf/seaweedfs", "postgres"}  # on a laptop, in place of Amazon's
+CLOSED = ("quarry", "mlflow")  # nothing in or out that no policy allows; on kind the database's too
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed: install it to render k8s/ by kustomize")
 pytestmark = needs_kubectl
 
@@ -75,7 +76,7 @@ def test_our_pods_keep_the_restricted_profile_and_say_what_they_need(overlay: st
             assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
             assert "memory" in container["resources"]["limits"]
             assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
-            assert OURS.fullmatch(container["image"]) or (overlay, container["image"].partition(":")[0]) == ("kind", "chrislusf/seaweedfs"), container["image"]
+            assert OURS.fullmatch(container["image"]) or (overlay == "kind" and container["image"].partition(":")[0] in OTHERS), container["image"]
             ports = {p["name"] for p in container["ports"]}
             assert {container[p]["httpGet"]["port"] for p in ("startupProbe", "readinessProbe", "livenessProbe") if "exec" not in container[p]} <= ports
             mounted = {m["name"] for m in container["volumeMounts"]}
@@ -101,11 +102,13 @@ def test_selectors_meet_their_pods_and_ports_have_their_names(overlay: str) -> N
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_our_namespaces_are_closed_and_every_reference_is_to_something(overlay: str) -> None:
     manifests = everything(overlay)
-    for namespace in CLOSED:
+    for namespace in (*CLOSED, *(["database"] if overlay == "kind" else [])):
         policies = [m["spec"] for m in named(manifests, "NetworkPolicy") if m["metadata"]["namespace"] == namespace]
         assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in policies
     made = {(m["kind"], m["metadata"].get("namespace"), m["metadata"]["name"]) for m in manifests}
     made |= {("Secret", m["metadata"]["namespace"], m["spec"]["target"]["name"]) for m in named(manifests, "ExternalSecret")}
+    keys = cluster_secrets() if overlay == "kind" else {}
+    made |= {("Secret", *secret) for secret in keys}
     for manifest in manifests:
         if (pod := pod_of(manifest)) is None:
             continue
@@ -114,9 +117,14 @@ def test_our_namespaces_are_closed_and_every_reference_is_to_something(overlay: 
         for variable in (v for c in pod["containers"] for v in c["env"] if "valueFrom" in v):
             kind, reference = next(iter(variable["valueFrom"].items()))
             assert ({"secretKeyRef": "Secret", "configMapKeyRef": "ConfigMap"}[kind], namespace, reference["name"]) in made, variable["name"]
+            assert kind != "secretKeyRef" or overlay != "kind" or reference["key"] in keys[namespace, reference["name"]], variable["name"]
+        for source in (s for c in pod["containers"] for s in c.get("envFrom", [])):
+            assert ("Secret", namespace, source["secretRef"]["name"]) in made
         for volume in pod["volumes"]:
             if claim := volume.get("persistentVolumeClaim"):
                 assert ("PersistentVolumeClaim", namespace, claim["claimName"]) in made
+            if config := volume.get("configMap"):
+                assert ("ConfigMap", namespace, config["name"]) in made
 
 
 @pytest.mark.parametrize("overlay", ["staging", "production"])
@@ -179,11 +187,11 @@ def test_kinds_releases_come_from_its_own_store_which_only_the_chart_reaches() -
     [port] = service["spec"]["ports"]
     assert service["metadata"]["namespace"] == "quarry"
     assert given["artefacts"]["environment"]["AWS_ENDPOINT_URL"] == f"http://object-store:{port['port']}"
-    assert f"create secret generic {given['artefacts']['existingSecret']} " in (K8S / "cluster.sh").read_text()
+    assert cluster_secrets()["quarry", given["artefacts"]["existingSecret"]] == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     assert given["network"]["objectStore"] == {"peers": [{"podSelector": {"matchLabels": service["spec"]["selector"]}}], "port": port["port"]}
     [policy] = (m["spec"] for m in named(manifests, "NetworkPolicy") if m["metadata"]["name"] == "object-store")
     [rule] = policy["ingress"]
-    [chosen] = rule["from"][0]["podSelector"]["matchExpressions"]
+    [chosen] = rule["from"][0]["podSelector"]["matchExpressions"]  # the others in test_kind.py
     fetching = {w.component for w in workloads(render(values(), [CHART / "values-production.yaml", ACCOUNT])) if _reads_objects(w)}
     assert fetching == set(chosen["values"])
     for overlay in ("staging", "production"):
@@ -223,6 +231,7 @@ def recorded(tmp_path: Path) -> Iterator[tuple[dict[str, str], Path]]:
     log = tmp_path / "calls"
     for overlay in ("staging", "production"):
         shutil.copy(GIVEN, shutil.copytree(K8S, tmp_path / "k8s", dirs_exist_ok=True) / f"overlays/{overlay}/account.env")
+    (tmp_path / "k8s/overlays/kind/release.env").write_text(RELEASE)
     for name in ("helm", "kubectl"):
         (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {log}\n')
         (tmp_path / name).chmod(0o755)
@@ -250,8 +259,8 @@ def test_the_platform_is_applied_namespaces_first_then_operators_then_what_they_
     after = [call.rpartition(" ")[2] for call in calls[1 + len(wanted) :] if " apply " in call]
     upstream, *ours = after
     assert upstream.startswith("https://github.com/kubeflow/pipelines//manifests/")
-    logging = [] if overlay == "kind" else ["components/logging"]
-    assert ours == ["components/kubeflow", "components/trainer", *logging, f"overlays/{overlay}"]
+    logging = "overlays/kind/logging" if overlay == "kind" else "components/logging"
+    assert ours == ["components/kubeflow", "components/trainer", logging, f"overlays/{overlay}"]
 
 
 @pytest.mark.parametrize("release", ["prometheus", "airflow"])  # the second comes only so
@@ -264,6 +273,35 @@ def test_an_unknown_platform_is_refused_before_anything_is_called(wrong: tuple[s
     status, said, calls = platform(recorded, *wrong)
     assert (status, calls) == (2, [])
     assert "platform.sh kind|staging|production" in said
+
+
+def test_a_laptops_platform_without_its_release_is_refused(recorded: tuple[dict[str, str], Path]) -> None:
+    (recorded[1].with_name("k8s") / "overlays/kind/release.env").unlink()
+    status, said, calls = platform(recorded, "kind")
+    assert (status, calls) == (2, [])
+    assert "make cluster writes it into k8s/overlays/kind/release.env" in said
+
+
+def test_parts_are_left_out_on_a_laptop_and_nowhere_else(recorded: tuple[dict[str, str], Path]) -> None:
+    environment, log = recorded
+    whole = platform(recorded, "kind")[2]
+    log.unlink()
+    for part, gone in {
+        "logging": ["eck ", "/logging"],
+        "kubeflow": ["kubeflow", "trainer", "crd/"],
+        "prometheus": [" prometheus "],
+        "seldon-core": ["seldon"],
+    }.items():
+        environment["WITHOUT"] = part
+        assert platform(recorded, "kind")[2] == [call for call in whole if not any(word in call for word in gone)], part
+        log.unlink()
+    environment["WITHOUT"] = "airflow kubeflow logging prometheus seldon-core"
+    assert platform(recorded, "kind")[2] == ["kubectl apply --server-side -k base", "kubectl apply --server-side -k overlays/kind"]
+    assert len(platform(recorded, "staging")[2]) > 10
+    log.unlink()
+    environment["WITHOUT"] = "elk"
+    status, said, calls = platform(recorded, "kind")
+    assert (status, calls, "airflow, kubeflow, logging, prometheus and seldon-core; not elk" in said) == (2, [], True)
 
 
 @pytest.mark.parametrize("overlay", ["staging", "production"])
