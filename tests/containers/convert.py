@@ -31,6 +31,7 @@ LEFT_OUT = {
     "PodMonitor",
     "PrometheusRule",
 }
+VALUES = {"mode": "plain", "index": {"store": "snapshot"}, "ingestion": {"enabled": False}}  # of helm/quarry: no operator, no volume
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 PLAIN_VOLUMES = {"configMap", "secret", "persistentVolumeClaim"}
 

@@ -9,7 +9,7 @@ import pytest
 
 from manifests.chart import CHART, HELM, LIVE, render, values
 
-from .convert import ConvertError, Probe, convert
+from .convert import VALUES, ConvertError, Probe, convert
 
 READER = f"quarry-reader-{LIVE}"
 Change = Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], None]
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not Path(HELM).exists(), reason="helm is not the
 
 @pytest.fixture
 def documents() -> list[dict[str, Any]]:
-    return render(values(), [CHART / "values-local.yaml"])
+    return render(values(**VALUES), [CHART / "values-local.yaml"])
 
 
 def find(documents: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:

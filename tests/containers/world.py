@@ -19,7 +19,7 @@ from e2e.machine import QUESTIONS, WORDS, bind_parts, ingest, make_models
 from manifests.chart import CHART, render
 from manifests.schemas import Manifest
 
-from .convert import Pod, convert
+from .convert import VALUES, Pod, convert
 from .engine import TAG, Engine
 
 NETWORK = "quarry"
@@ -53,10 +53,7 @@ class World:
 
     def manifests(self) -> list[Manifest]:
         """What helm renders for a laptop, with this release, these images and this store; without operators and volumes, which podman has not."""
-        given = {
-            "mode": "plain",
-            "index": {"store": "snapshot"},
-            "ingestion": {"enabled": False},
+        given = VALUES | {
             "releases": {"live": {"manifest": (self.folder / "releases" / self.release / "release.json").read_text()}},
             "artefacts": {"prefix": self.bucket, "environment": aws(self.endpoint), "existingSecret": ""},
             "images": {"tag": TAG},
