@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from .chart import CLONE
@@ -20,6 +21,7 @@ OF_AWS = ("staging", "production")
 OVERLAYS = ("kind", *OF_AWS)
 RELEASE = "QUARRY_RELEASE=f8d74ec1693a\n"  # as cluster.sh writes it
 CLUSTER = K8S / "cluster.sh"
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed: install it to render k8s/ by kustomize")
 
 
 def cluster_secrets() -> dict[tuple[str, str], set[str]]:

@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from .chart import ACCOUNT, CHART, CLONE, HELM, render, values
-from .overlays import K8S, everything, named
+from .overlays import K8S, everything, named, needs_kubectl
 from .rules import RESTRICTED
-from .test_platform import needs_kubectl
 
 AWS = yaml.safe_load(ACCOUNT.read_text())
 VALUES = yaml.safe_load((K8S / "values/airflow.yaml").read_text())

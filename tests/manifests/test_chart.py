@@ -14,7 +14,8 @@ import yaml
 from .chart import ACCOUNT, CANDIDATE, CHART, CLONE, HELM, LIVE, PREVIOUS, HelmError, release, render, values, workloads
 from .faults import FAULTS, caught
 from .flows import DNS, NODE, OUTSIDE, flows
-from .picture import BEGIN, END, PAGE, picture
+from .overlays import needs_kubectl
+from .picture import PAGE, drawings, laptop_picture, picture
 from .rules import broken
 from .schemas import problems
 
@@ -133,9 +134,10 @@ def test_retention_is_read_by_all_that_write_the_index() -> None:
         assert {"name": "retention", "configMap": {"name": rules["metadata"]["name"]}} in workload.pod["volumes"]
 
 
-def test_the_picture_in_the_docs_is_drawn_from_the_manifests() -> None:
-    text = PAGE.read_text()
-    assert text[text.index(BEGIN) + len(BEGIN) : text.index(END)].strip() == picture().strip(), "python -m manifests.picture draws it anew"
+@needs_kubectl
+def test_the_pictures_in_the_docs_are_drawn_from_the_manifests() -> None:
+    drawn = [part.strip() for part in drawings(PAGE.read_text())]
+    assert drawn == [picture(), laptop_picture()], "python -m manifests.picture draws them anew"
 
 
 def test_a_rollout_changes_what_its_golden_file_says(tmp_path: Path) -> None:

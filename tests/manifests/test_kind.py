@@ -16,54 +16,25 @@ from typing import Any
 import pytest
 import yaml
 
-from .chart import CHART, CLONE, HELM, render, values, workloads
-from .crossing import Pod, crossing
+from .chart import CHART, CLONE, HELM, workloads
+from .crossing import crossing
+from .laptop import SOURCE, laptop, laptop_flows, pods
 from .memory import given, requests, table
-from .overlays import CLUSTER, K8S, RELEASE, cluster_secrets, everything, named, pod_of
-from .test_platform import needs_kubectl
+from .overlays import CLUSTER, K8S, RELEASE, cluster_secrets, everything, named, needs_kubectl, pod_of
 
-AIRFLOW = {"tier": "airflow", "release": "airflow"}
 MLFLOW, STORE, DATABASE = ("mlflow", 5000), ("object-store", 8333), ("postgres", 5432)
 FETCHES = ("retriever", "reader", "ingestion", "collect", "reconcile")
 pytestmark = [needs_kubectl, pytest.mark.skipif(not Path(HELM).exists(), reason="helm is not there: make test P=tests fetches it")]
 
 
-def laptop(**more: Any) -> list[dict[str, Any]]:
-    """helm/quarry as make cluster deploys it."""
-    return [{**m, "metadata": {"namespace": "quarry", **m["metadata"]}} for m in render(values(**more), [CHART / "values-local.yaml"])]
-
-
-def pods() -> Iterator[Pod]:
-    """Every kind of pod of a laptop whose labels and ports are known: ours, and of the charts and operators of others those that ours meet."""
-    for manifest in named(everything("kind"), "Deployment"):
-        template = manifest["spec"]["template"]
-        listening = {p["name"]: p["containerPort"] for c in template["spec"]["containers"] for p in c["ports"]}
-        yield Pod(manifest["metadata"]["name"], manifest["metadata"]["namespace"], template["metadata"]["labels"], listening)
-    for workload in workloads(laptop(ingestion={"source": "s3://quarry/documents/"})):
-        listening = {p["name"]: p["containerPort"] for c in workload.pod["containers"] for p in c.get("ports", [])}
-        yield Pod(workload.component, "quarry", workload.labels, listening)
-    for component, listening in {"scheduler": {"health": 8974}, "dag-processor": {}, "api-server": {"api": 8080}, "run-airflow-migrations": {}}.items():
-        yield Pod(component, "quarry", AIRFLOW | {"component": component}, listening)
-    kind = "common.k8s.elastic.co/type"  # which ECK writes on its pods
-    yield Pod("elasticsearch", "logging", {kind: "elasticsearch"}, {"https": 9200, "transport": 9300})
-    yield Pod("kibana", "logging", {kind: "kibana"}, {"https": 5601})
-    yield Pod("eck", "logging", {"control-plane": "elastic-operator"})
-    yield Pod("filebeat", "node-agents", {kind: "beat"})
-    yield Pod("ml-pipeline", "kubeflow", {"app": "ml-pipeline"}, {"http": 8888})
-    yield Pod("step", "kubeflow", {"pipeline/runid": "x"})
-    yield Pod("prometheus", "monitoring", {})
-    yield Pod("stranger", "default", {"app.kubernetes.io/name": "mlflow", **AIRFLOW, "component": "scheduler"})
-
-
 def test_the_flows_on_a_laptop_are_these_and_no_others() -> None:
-    found = crossing(list(pods()), (*everything("kind"), *laptop(ingestion={"source": "s3://quarry/documents/"})))
     inside = {
         (one, other, port)
         for one in ("elasticsearch", "kibana", "eck")
         for other, port in (("elasticsearch", 9200), ("elasticsearch", 9300), ("kibana", 5601))
         if one != other
     }
-    assert found == inside | {
+    assert laptop_flows() == inside | {
         ("filebeat", "elasticsearch", 9200),
         ("mlflow", *DATABASE),
         ("mlflow", *STORE),
@@ -147,7 +118,7 @@ def test_ecks_chart_is_not_told_to_do_what_it_may_not() -> None:
 
 
 def test_airflows_scheduler_stands_beside_ingestion_and_fetches_as_collect_would() -> None:
-    manifests = laptop(ingestion={"source": "s3://quarry/documents/"})
+    manifests = laptop(ingestion=SOURCE)
     pod = {w.component: w.pod for w in workloads(manifests)}
     own = given("airflow")["scheduler"]
     assert own["affinity"] == pod["ingestion"]["affinity"]

@@ -11,14 +11,13 @@ import pytest
 import yaml
 
 from .chart import ACCOUNT, CHART, CLONE, HELM, Workload, render, values, workloads
-from .overlays import GIVEN, K8S, OVERLAYS, RELEASE, cluster_secrets, everything, named, pod_of, rendered, where
+from .overlays import GIVEN, K8S, OVERLAYS, RELEASE, cluster_secrets, everything, named, needs_kubectl, pod_of, rendered, where
 from .schemas import MINOR_VERSIONS, Unknown, problems
 
 DELIVERS = {"Role quarry/quarry-deploy", "Role monitoring/forward-port", "Role kubeflow/forward-port"}  # base/access.yaml
 OURS = re.compile(r"quarry/[a-z]+:(local|unset)")  # the deployment says which, by digest
 OTHERS = {"chrislusf/seaweedfs", "postgres"}  # on a laptop, in place of Amazon's
 CLOSED = ("quarry", "mlflow")  # nothing in or out that no policy allows; on kind the database's too
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed: install it to render k8s/ by kustomize")
 pytestmark = needs_kubectl
 
 
