@@ -74,6 +74,7 @@ python=pipelines/ingestion/.venv/bin/python
   if left_out prometheus; then echo 'monitoring: { podMonitor: false }'; fi
   if left_out seldon-core; then echo 'mode: plain'; fi
 } > helm/quarry/values-local-account.yaml
+if left_out airflow; then helm uninstall airflow --namespace quarry --ignore-not-found; fi # else two would write on a schedule
 make deploy RELEASE="$release" ENVIRONMENT=local
 
 # The documents into the index: by Airflow, or by the chart's job in its place.

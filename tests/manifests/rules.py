@@ -199,7 +199,7 @@ def _prepared(manifests: Sequence[Manifest]) -> Iterator[str]:
         if workload.component == "ingestion":
             steps = [c["args"] for c in workload.pod["initContainers"]]
             fetched = [args[1] for args in steps if args[0] == "fetch"]
-            if [args[0] for args in steps] != ["fetch", "--prepare"] * len(fetched) or {generation[i] for i in fetched} != set(generation.values()):
+            if [args[0] for args in steps] != ["fetch", "--prepare"] * len(fetched) or {generation.get(i) for i in fetched} != set(generation.values()):
                 yield f"{workload.name}: not every release's index is made"
 
 
