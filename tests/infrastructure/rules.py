@@ -22,10 +22,6 @@ GITHUB = "token.actions.githubusercontent.com"
 WITHOUT_KMS = {"logs"}
 
 
-# What stands for a bucket's policy in a plan that does not know it yet; the applied environment's is known.
-UNKNOWN = '{"Statement": {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Condition": {"Bool": {"aws:SecureTransport": "false"}}}}'
-
-
 def of(resources: list[Resource], *types: str) -> list[tuple[str, dict[str, Any]]]:
     """Address and values of the resources of these types."""
     return [(r["address"], r["values"]) for r in resources if r["type"] in types]
@@ -40,7 +36,7 @@ def buckets_are_private(resources: list[Resource]) -> Iterator[str]:
         blocked, versioned, policy, owned = (found[kind].get(name, {}) for kind in kinds)
         four = ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets")
         kept = all(blocked.get(way) for way in four) and versioned and versioned["versioning_configuration"][0]["status"] == "Enabled" and owned
-        if not kept or name not in found["aws_s3_bucket_policy"] or not denies_http(json.loads(policy.get("policy", UNKNOWN))):
+        if not kept or name not in found["aws_s3_bucket_policy"] or not denies_http(json.loads(policy["policy"])):
             yield address
 
 

@@ -1,3 +1,8 @@
+# By name and not by the bucket: a change of a bucket, as of its protection, would have Terraform plan its policy anew.
+locals {
+  arns = { for bucket in keys(var.buckets) : bucket => "arn:aws:s3:::${var.prefix}-${bucket}" }
+}
+
 data "aws_iam_policy_document" "this" {
   for_each = var.buckets
 
@@ -7,7 +12,7 @@ data "aws_iam_policy_document" "this" {
     content {
       sid       = "AccessLogsOf${title(statement.value)}"
       actions   = ["s3:PutObject"]
-      resources = ["${aws_s3_bucket.this[each.key].arn}/s3/${statement.value}/*"]
+      resources = ["${local.arns[each.key]}/s3/${statement.value}/*"]
       principals {
         type        = "Service"
         identifiers = ["logging.s3.amazonaws.com"]
@@ -15,7 +20,7 @@ data "aws_iam_policy_document" "this" {
       condition {
         test     = "ArnEquals"
         variable = "aws:SourceArn"
-        values   = [aws_s3_bucket.this[statement.value].arn]
+        values   = [local.arns[statement.value]]
       }
     }
   }
@@ -24,7 +29,7 @@ data "aws_iam_policy_document" "this" {
     sid       = "TlsOnly"
     effect    = "Deny"
     actions   = ["s3:*"]
-    resources = [aws_s3_bucket.this[each.key].arn, "${aws_s3_bucket.this[each.key].arn}/*"]
+    resources = [local.arns[each.key], "${local.arns[each.key]}/*"]
     principals {
       type        = "*"
       identifiers = ["*"]
