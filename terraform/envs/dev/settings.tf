@@ -14,7 +14,7 @@ locals {
     serving = { instance_types = ["c7i.xlarge", "c6i.xlarge"], min = 1, max = 3, spot = true }
   }
 
-  database = { instance_class = "db.t4g.small", multi_az = false, backup_days = 1 }
+  database = { instance_class = "db.t4g.small", multi_az = false, backup_days = 1, final_snapshot = false }
 
   # The edge. A new revision of its API: docs/aws.md, "When the API changes".
   revisions = { live = "9e6e2292" }

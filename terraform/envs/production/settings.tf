@@ -15,7 +15,7 @@ locals {
     training = { instance_types = ["g6.xlarge"], min = 0, max = 2, disk_gb = 200, gpu = true }
   }
 
-  database = { instance_class = "db.m7g.large", multi_az = true, backup_days = 30 }
+  database = { instance_class = "db.m7g.large", multi_az = true, backup_days = 30, final_snapshot = true }
 
   # The edge. A new revision of its API: docs/aws.md, "When the API changes".
   revisions = { live = "9e6e2292" }

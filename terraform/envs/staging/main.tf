@@ -75,6 +75,7 @@ module "database" {
   instance_class           = local.database.instance_class
   multi_az                 = local.database.multi_az
   backup_days              = local.database.backup_days
+  final_snapshot           = local.database.final_snapshot
   protected                = local.protected
   log_group_arn            = module.observability.log_group_arns["database"]
   key_arn                  = module.key.arn

@@ -14,7 +14,7 @@ locals {
     serving = { instance_types = ["c7i.xlarge"], min = 2, max = 4 }
   }
 
-  database = { instance_class = "db.t4g.medium", multi_az = false, backup_days = 7 }
+  database = { instance_class = "db.t4g.medium", multi_az = false, backup_days = 7, final_snapshot = false }
 
   # The edge. A new revision of its API: docs/aws.md, "When the API changes".
   revisions = { live = "9e6e2292" }

@@ -63,8 +63,8 @@ resource "aws_db_instance" "this" {
   backup_retention_period   = var.backup_days
   copy_tags_to_snapshot     = true
   deletion_protection       = var.protected
-  skip_final_snapshot       = !var.protected
-  final_snapshot_identifier = var.protected ? "${var.name}-final" : null
+  skip_final_snapshot       = !var.final_snapshot
+  final_snapshot_identifier = var.final_snapshot ? "${var.name}-final" : null
 
   auto_minor_version_upgrade          = true
   iam_database_authentication_enabled = true

@@ -38,7 +38,12 @@ variable "backup_days" {
 }
 
 variable "protected" {
-  description = "Whether deletion is refused, and leaves a snapshot once it is not."
+  description = "Whether deletion is refused."
+  type        = bool
+}
+
+variable "final_snapshot" {
+  description = "Whether deletion leaves a snapshot."
   type        = bool
 }
 
