@@ -1,12 +1,14 @@
 """The platform is told what terraform made: its output in the overlay, down to the user and the password that MLflow's pod gets, and Airflow's source."""
 
 import json
+import re
 import shutil
 import subprocess
 from typing import Any
 
 import pytest
 import yaml
+from cryptography.fernet import Fernet
 
 from conftest import Applied
 from runner import ACCOUNT, CLONE, REGION
@@ -66,3 +68,17 @@ def test_the_store_is_in_the_region_and_the_buckets_are_there(applied: Applied, 
     assert store["provider"]["aws"]["region"] == REGION
     buckets = {f"s3://{b['Name']}" for b in applied.client("s3").list_buckets()["Buckets"]}
     assert {told(printed)[name].rpartition("/")[0] for name in ("artifacts", "QUARRY_AIRFLOW_SOURCE", "QUARRY_RELEASES")} <= buckets
+
+
+def test_airflow_gets_a_user_and_keys_that_terraform_does_not_know(applied: Applied, manifests: list[dict[str, Any]]) -> None:
+    """As External Secrets does: the fields of the secret are those that the template names, and what they hold is of use."""
+    (external,) = [m["spec"] for m in manifests if m["kind"] == "ExternalSecret" and m["metadata"]["name"] == "airflow"]
+    (key,) = [source["extract"]["key"] for source in external["dataFrom"]]
+    made = json.loads(applied.client("secretsmanager").get_secret_value(SecretId=key)["SecretString"])
+    assert set(re.findall(r"\{\{ \.(\w+)", json.dumps(external["target"]["template"]["data"]))) == set(made)
+    (database,) = applied.client("rds").describe_db_instances()["DBInstances"]
+    assert (made["username"], made["host"]) == ("airflow", database["Endpoint"]["Address"])
+    assert Fernet(made["fernet_key"]).decrypt(Fernet(made["fernet_key"].encode()).encrypt(b"x")) == b"x"
+    keys = [made[name] for name in ("password", "fernet_key", "api_secret_key", "jwt_secret")]
+    assert len(set(keys)) == 4 and all(len(k) >= 44 for k in keys)
+    assert [r["address"] for r in applied.state if any(k in json.dumps(r) for k in keys)] == []

@@ -250,6 +250,16 @@ def test_the_databases_secret_is_read_by_external_secrets_alone(own: dict[str, l
         assert not allowed(own["secrets"], f"secretsmanager:{action}", held)
 
 
+def test_terraforms_plan_reads_the_secrets_that_terraform_writes(own: dict[str, list[Document]], applied: Applied) -> None:
+    """AWS ends a secret's ARN as it likes, so these are in no list above either."""
+    written = [r["values"]["arn"] for r in applied.state if r["type"] == "aws_secretsmanager_secret"]
+    assert len(written) == 3
+    for secret in written:
+        assert allowed(own["github-plan"], "secretsmanager:GetSecretValue", secret)
+        assert not allowed(own["github-plan"], "secretsmanager:PutSecretValue", secret)
+        assert {role for role in own if allowed(own[role], "secretsmanager:GetSecretValue", secret)} == {"github-plan", "secrets"}
+
+
 def test_pods_are_registered_at_the_edge_alone(own: dict[str, list[Document]], applied: Applied) -> None:
     (group,) = [r["values"]["arn"] for r in applied.state if r["type"] == "aws_lb_target_group"]
     assert allowed(own["balancer"], "elasticloadbalancing:RegisterTargets", group)

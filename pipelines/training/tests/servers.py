@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import boto3
+import psycopg2
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -82,6 +83,16 @@ def postgresql() -> Iterator[dict[str, str]]:
         process.send_signal(signal.SIGINT)  # a fast shutdown
         process.wait(30)
         shutil.rmtree(folder)
+
+
+def administer(postgresql: Mapping[str, str], *statements: str) -> str:
+    """Run them; the first column of the last one's first row, if there is one."""
+    with contextlib.closing(psycopg2.connect(host=postgresql["PGHOST"], user=postgresql["PGUSER"], dbname=postgresql["PGDATABASE"])) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            return str(cursor.fetchone()[0]) if cursor.description else ""
 
 
 def _postgresql_programs() -> Path:

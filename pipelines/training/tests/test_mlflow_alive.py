@@ -1,14 +1,14 @@
 """MLflow's liveness probe, as the kubelet runs it: a process with the server's own environment, beside a real MLflow on a real PostgreSQL."""
 
-import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import psycopg2
 import pytest
+
+from .servers import administer
 
 PASSWORD, ROTATED = "st@rt:/%+ed with", "another"
 
@@ -17,16 +17,6 @@ def probe(database: Mapping[str, str], server: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "quarry_training.mlflow_alive", f"{server}/health"]
     done = subprocess.run(command, env={**os.environ, **database}, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
-
-
-def administer(postgresql: Mapping[str, str], *statements: str) -> str:
-    """Run them; the first column of the last one's first row, if there is one."""
-    with contextlib.closing(psycopg2.connect(host=postgresql["PGHOST"], user=postgresql["PGUSER"], dbname=postgresql["PGDATABASE"])) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            for statement in statements:
-                cursor.execute(statement)
-            return str(cursor.fetchone()[0]) if cursor.description else ""
 
 
 @pytest.fixture

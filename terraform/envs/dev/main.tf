@@ -115,6 +115,6 @@ module "identity" {
   cluster_arn       = module.cluster.arn
   target_group_arn  = module.edge.target_group_arn
   secret_arns       = [module.database.secret_arn, "${local.secrets}/*"]
-  edge_secret_arns  = values(module.edge.secret_arns)
+  made_secret_arns  = concat(values(module.edge.secret_arns), [module.database.airflow_secret_arn])
   canary_secret_arn = "${local.secrets}/canary-key-??????"
 }

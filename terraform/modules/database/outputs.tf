@@ -17,3 +17,8 @@ output "secret_arn" {
   description = "The Secrets Manager secret with user name and password, which RDS rotates."
   value       = aws_db_instance.this.master_user_secret[0].secret_arn
 }
+
+output "airflow_secret_arn" {
+  description = "The Secrets Manager secret with Airflow's user, password and keys."
+  value       = aws_secretsmanager_secret.airflow.arn
+}

@@ -1,4 +1,4 @@
-# PostgreSQL under MLflow: runs, model versions, aliases, verdicts.
+# PostgreSQL under MLflow (runs, model versions, aliases, verdicts) and, where Airflow is installed, under Airflow.
 
 resource "aws_db_subnet_group" "this" {
   name       = var.name

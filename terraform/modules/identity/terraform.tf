@@ -33,12 +33,12 @@ data "aws_iam_policy_document" "plan" {
     resources = [var.state_bucket_arn]
   }
   statement {
-    sid       = "ReadEdgeKeys"
+    sid       = "ReadSecretsMadeHere"
     actions   = ["secretsmanager:GetSecretValue"]
-    resources = var.edge_secret_arns
+    resources = var.made_secret_arns
   }
   statement {
-    sid       = "StateAndEdgeKeysAreEncrypted"
+    sid       = "StateAndSecretsAreEncrypted"
     actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
     resources = [var.key_arn, var.state_key_arn]
     condition {

@@ -71,7 +71,7 @@ variable "canary_secret_arn" {
   type        = string
 }
 
-variable "edge_secret_arns" {
-  description = "The secrets with the edge's keys, which Terraform reads."
+variable "made_secret_arns" {
+  description = "The secrets that Terraform writes and reads: the edge's keys, and Airflow's."
   type        = list(string)
 }
