@@ -1,22 +1,24 @@
-"""Two environments are applied from the beginning of the session, while the tests that only plan run: one to be asked and changed, one to be destroyed.
+"""Every environment lives once, in a moto of its own, while the tests that only plan run: applied, planned again, changed, destroyed.
 
-The provider waits a minute and more for a database and a cluster to come and to go, whatever answers: so both wait at once, and others work meanwhile.
+The provider waits a minute and more for a database to come, to change and to go, whatever answers: so all wait at once. The protected one waits
+longest, since its protection has to be taken away first, and begins first.
 """
 
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
-from runner import ENVIRONMENTS, REGION, Missing, Resource, Terraform, mirror, moto, prepare
+import held
+from changes import OPENED, PROTECTED, VARIABLES, Touched
+from runner import ENVIRONMENTS, Missing, Resource, Terraform, mirror, moto, prepare, resources
 
-ASKED = "staging"  # as production, but it may be destroyed
-DESTROYED = "dev"
+ASKED = "staging"  # as production, but smaller
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,49 @@ class Applied:
 
     terraform: Terraform
     address: str
-    state: list[Resource]
+    before: dict[str, set[str]]  # what moto held
+    again: dict[str, Any]  # a second plan
+
+    @property
+    def state(self) -> list[Resource]:
+        """What there is."""
+        return resources(self.again["prior_state"])
 
     def client(self, service: str) -> Any:
         """boto3 on what moto holds."""
-        return boto3.client(service, endpoint_url=self.address, region_name=REGION, aws_access_key_id="test", aws_secret_access_key="test")
+        return held.client(self.address, service)
+
+
+@dataclass(frozen=True)
+class Destroyed:
+    """What is left: in Terraform's state, and in moto."""
+
+    state: str
+    holds: dict[str, set[str]]
+
+
+@dataclass(frozen=True)
+class Life:
+    """What is done to an environment, one after the other."""
+
+    pool: ThreadPoolExecutor
+    applied: "Future[Applied]"
+    changed: dict[str, "Future[Any]"]
+    destroyed: "Future[Destroyed] | None" = None
+
+    def begin_to_destroy(self) -> "Life":
+        """It goes on to its end."""
+        return replace(self, destroyed=self.pool.submit(_destroy, self.applied))
+
+    def left(self) -> Destroyed:
+        """Once it is destroyed."""
+        assert self.destroyed is not None
+        return self.destroyed.result()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that need an applied environment last, and what is destroyed last of all, so that the others run meanwhile."""
-    items.sort(key=lambda item: [name in getattr(item, "fixturenames", ()) for name in ("destroyed", "applied")])
+    """Those that need an applied environment last, and the whole of its life last of all, so that the others run meanwhile."""
+    items.sort(key=lambda item: [name in getattr(item, "fixturenames", ()) for name in ("ended", "applied")])
 
 
 @pytest.fixture(scope="session")
@@ -46,50 +81,84 @@ def terraform_here() -> None:
         pytest.skip(str(reason))
 
 
-@dataclass(frozen=True)
-class Applying:
-    """The two environments under way."""
-
-    asked: "Future[Applied]"
-    destroyed: "Future[Applied]"
-
-
-def _apply(folder: Path, name: str, address: str) -> Applied:
-    terraform = prepare(folder, name, address, applied=True)
+def _apply(terraform: Terraform, address: str) -> Applied:
+    before = held.held(address)
     terraform.run("apply", "-input=false", "-no-color", "-auto-approve")
-    return Applied(terraform, address, terraform.state())
+    return Applied(terraform, address, before, terraform.plan())
 
 
-def _destroy(folder: Path, name: str, address: str) -> Applied:
-    made = _apply(folder, name, address)
-    made.terraform.run("destroy", "-input=false", "-no-color", "-auto-approve")
-    return made
+def _canary(terraform: Terraform, folder: Path) -> Touched:
+    """What another revision of the API beside the live one would touch."""
+    other, live = terraform.copied(folder / "canary"), terraform.live()
+    other.edit(f'live = "{live}"', f'live = "{live}", canary = "00000000", percent = 10')
+    return other.changes()
+
+
+def _unknown(terraform: Terraform, folder: Path) -> str:
+    """What is said to a revision that api.json has not."""
+    other = terraform.copied(folder / "unknown")
+    other.edit(f'live = "{terraform.live()}"', 'live = "00000000"')
+    only = "-target=module.edge.aws_api_gateway_deployment.this"
+    return other.run("plan", "-input=false", "-no-color", "-lock=false", "-refresh=false", only, codes=(1,)).stderr
+
+
+def _open(terraform: Terraform) -> Touched:
+    """Takes the protection away, as docs/aws.md tells."""
+    terraform.edit(*OPENED)
+    return terraform.touched("apply", "-auto-approve")
+
+
+def _destroy(applied: "Future[Applied]") -> Destroyed:
+    made = applied.result()
+    fresh = [] if made.terraform.name == PROTECTED else ["-refresh=false"]  # of the others all was read anew for the second plan, and none was changed since
+    made.terraform.run("destroy", "-input=false", "-no-color", "-auto-approve", *fresh)
+    return Destroyed(made.terraform.run("state", "list").stdout, held.held(made.address))
+
+
+def _life(terraform: Terraform, address: str, folder: Path) -> Life:
+    pool, name = ThreadPoolExecutor(1), terraform.name
+    applied = pool.submit(_apply, terraform, address)
+    changed: dict[str, Future[Any]] = {change: pool.submit(terraform.changes, change) for change in VARIABLES[name]}
+    if name == ASKED:
+        changed |= {"canary": pool.submit(_canary, terraform, folder), "unknown": pool.submit(_unknown, terraform, folder)}
+    if name == PROTECTED:
+        changed["opened"] = pool.submit(_open, terraform)
+    life = Life(pool, applied, changed)
+    return life if name == ASKED else life.begin_to_destroy()
 
 
 @pytest.fixture(scope="session")
-def applying(terraform_here: None) -> Iterator[Applying]:
-    """Both, each in a moto of its own."""
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
-        folder = Path(name)
-        with moto(folder / "asked.log") as one, moto(folder / "destroyed.log") as other:
-            yield Applying(pool.submit(_apply, folder / "asked", ASKED, one), pool.submit(_destroy, folder / "destroyed", DESTROYED, other))
-            pool.shutdown()  # before moto ends
+def lives(terraform_here: None) -> Iterator[dict[str, Life]]:
+    """All environments, from an empty account on."""
+    with tempfile.TemporaryDirectory() as at, ExitStack() as servers:
+        folder, begun, like = Path(at), {}, None
+        for name in sorted(ENVIRONMENTS, key=lambda name: name != PROTECTED):
+            address = servers.enter_context(moto(folder / f"{name}.log"))
+            like = prepare(folder / name, name, address, applied=True, like=like)
+            begun[name] = _life(like, address, folder)
+        yield begun
+        for life in begun.values():
+            life.pool.shutdown(cancel_futures=True)  # before moto ends
 
 
 @pytest.fixture(scope="session")
-def applied(applying: Applying) -> Applied:
-    """The environment, once it is applied."""
-    return applying.asked.result()
+def applied(lives: dict[str, Life]) -> Applied:
+    """The environment that is asked, once it is applied."""
+    return lives[ASKED].applied.result()
 
 
 @pytest.fixture(scope="session")
-def destroyed(applying: Applying) -> Applied:
-    """The other one, once it is destroyed; `state` is what there was."""
-    return applying.destroyed.result()
+def ended(lives: dict[str, Life]) -> dict[str, Life]:
+    """All environments up to their end, since none is asked any more."""
+    return {**lives, ASKED: lives[ASKED].begin_to_destroy()}
 
 
 @pytest.fixture(scope="session")
-def plans(applying: Applying) -> Iterator[dict[str, dict[str, Any]]]:
+def plans(lives: dict[str, Life]) -> Iterator[dict[str, dict[str, Any]]]:
     """What Terraform would make of each environment, everything in it, on an empty account; made while the provider waits for the applied ones."""
-    with tempfile.TemporaryDirectory() as folder, moto(Path(folder) / "moto.log") as address:
-        yield {name: prepare(Path(folder) / name, name, address, applied=False, patient=True).plan() for name in ENVIRONMENTS}
+    with tempfile.TemporaryDirectory() as at, moto(Path(at) / "moto.log") as address:
+        like, found = None, {}
+        for name in ENVIRONMENTS:
+            like = prepare(Path(at) / name, name, address, applied=False, like=like, patient=True)
+            found[name] = like.plan()
+        yield found

@@ -23,6 +23,8 @@ ENVIRONMENTS = ("dev", "staging", "production")
 ACCOUNT = "123456789012"
 REGION = "eu-central-1"
 PROVIDER = "*/hashicorp/aws/5.*/*_*/terraform-provider-aws*"  # below a mirror: host, namespace, name, version, platform
+# Terraform and provider hold hundreds of MB of schemas for as long as they run: to look through them less often for what is garbage saves processor time.
+GARBAGE = {"GOGC": "400", "GOMEMLIMIT": "1000MiB"}
 Resource = dict[str, Any]
 
 
@@ -100,53 +102,81 @@ class Terraform:
         assert done.returncode in codes, f"terraform {arguments[0]}:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
         return done
 
+    def init(self) -> None:
+        """The provider comes from the mirror and is held against the lock file; commands after it need not read its 600 MB for that again."""
+        told = replace(self, environment={**self.environment, "TF_CLI_CONFIG_FILE": str(self.copy / "mirror.tfrc")})
+        told.run("init", "-input=false", "-no-color", "-lockfile=readonly")
+
     def plan(self, refresh: bool = True) -> dict[str, Any]:
         """What there would be and what would be changed, as `terraform show -json` says it; without `refresh`, from the state alone."""
         with tempfile.NamedTemporaryFile() as kept:
             self.run("plan", "-input=false", "-no-color", "-lock=false", f"-refresh={str(refresh).lower()}", f"-out={kept.name}")
             return dict(json.loads(self.run("show", "-json", kept.name).stdout))
 
-    def changes(self, *variables: str, refresh: bool = True) -> dict[str, str]:
-        """Address -> what a plan with these variables (NAME=VALUE) would do to it."""
-        flags = [f"-refresh={str(refresh).lower()}", *(f"-var={v}" for v in variables)]
-        told = [json.loads(line) for line in self.run("plan", "-json", "-input=false", "-lock=false", *flags).stdout.splitlines()]
+    def changes(self, *variables: str) -> dict[str, str]:
+        """What a plan with these variables (NAME=VALUE) would touch, from the state alone."""
+        return self.touched("plan", "-lock=false", "-refresh=false", *(f"-var={v}" for v in variables))
+
+    def touched(self, *arguments: str) -> dict[str, str]:
+        """Address -> what a plan or an apply does to it."""
+        told = [json.loads(line) for line in self.run(*arguments, "-json", "-input=false").stdout.splitlines()]
         touched = {line["change"]["resource"]["addr"]: line["change"]["action"] for line in told if line["type"] == "planned_change"}
         return {address: action for address, action in touched.items() if action != "read"}
+
+    def edit(self, old: str, new: str) -> None:
+        """Change the environment's settings."""
+        settings = self.folder / "settings.tf"
+        assert old in settings.read_text(), f"settings.tf has no {old!r}"
+        settings.write_text(settings.read_text().replace(old, new))
+
+    def live(self) -> str:
+        """The live revision of the edge's API, by the settings."""
+        return str(re.findall(r'live = "(\w+)"', (self.folder / "settings.tf").read_text())[0])
 
     def copied(self, to: Path) -> "Terraform":
         """The same with its state, for a plan beside others after a change of its files."""
         shutil.copytree(self.copy, to, symlinks=True)
         return replace(self, copy=to)
 
-    def state(self) -> list[Resource]:
-        """What there is."""
-        return resources(json.loads(self.run("show", "-json").stdout))
 
+def prepare(copy: Path, name: str, address: str, applied: bool, like: Terraform | None = None, patient: bool = False) -> Terraform:
+    """A copy of terraform/ with one environment initialised; `applied`: with what apply needs to get on with moto.
 
-def prepare(copy: Path, name: str, address: str, applied: bool, patient: bool = False) -> Terraform:
-    """A copy of terraform/ with one environment initialised; `applied`: with what apply needs to get on with moto."""
-    shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*", "terraform.tfvars"))
+    `like`: one that is initialised. Environments have the same modules and provider (test_sources.py), so what init made for it serves here too.
+    """
+    terraform = uninitialised(copy, name, address, patient)
     root = copy / "envs" / name
     (root / "loopback_override.tf").write_text(loopback.PROVIDER)
     for file, text in loopback.APPLIED.items() if applied else ():
         (copy / file).write_text(text)
     given = re.sub("111122223333", ACCOUNT, (root / "example.tfvars").read_text())
     (root / "terraform.tfvars").write_text(given)
-    given = {**{k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "TF_"))}, "AWS_ENDPOINT_URL": address, "CHECKPOINT_DISABLE": "1"}
-    Terraform(copy, name, {**given, **mirrored(copy)}).run("init", "-input=false", "-no-color", "-lockfile=readonly")
+    if like:
+        shutil.copytree(like.folder / ".terraform", root / ".terraform", symlinks=True)
+    else:
+        terraform.init()
+    return terraform
+
+
+def uninitialised(copy: Path, name: str, address: str, patient: bool = False) -> Terraform:
+    """A root module in a copy of terraform/, as it is."""
+    shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*", "terraform.tfvars"))
     plugin = next(mirror().glob(PROVIDER)).parent
+    (copy / "mirror.tfrc").write_text(f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror()}"\n  }}\n}}\n')
     (copy / "checked.tfrc").write_text(f'provider_installation {{\n  dev_overrides {{\n    "hashicorp/aws" = "{plugin}"\n  }}\n}}\n')
-    return Terraform(copy, name, {**given, "TF_CLI_CONFIG_FILE": str(copy / "checked.tfrc")}, patient)
+    given = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "TF_"))}
+    told = {"AWS_ENDPOINT_URL": address, "CHECKPOINT_DISABLE": "1", "TF_CLI_CONFIG_FILE": str(copy / "checked.tfrc")}
+    return Terraform(copy, name, {**given, **told, **GARBAGE}, patient)
 
 
-def mirrored(copy: Path) -> dict[str, str]:
-    """For init: the provider comes from the mirror and is held against the lock file. Commands after it need not read its 600 MB for that again."""
-    (copy / "plugins.tfrc").write_text(f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror()}"\n  }}\n}}\n')
-    return {"TF_CLI_CONFIG_FILE": str(copy / "plugins.tfrc")}
+def planned(plan: dict[str, Any]) -> dict[str, str]:
+    """Address -> what a plan would do to it."""
+    actions = {r["address"]: r["change"]["actions"] for r in plan["resource_changes"]}
+    return {address: "+".join(what) for address, what in actions.items() if what not in (["no-op"], ["read"])}
 
 
 def resources(shown: dict[str, Any]) -> list[Resource]:
-    """All resources of a state, or of a plan's outcome."""
+    """All resources of a plan's outcome, or of the state it began with."""
     found: list[Resource] = []
     modules = [(shown.get("planned_values") or shown.get("values") or {}).get("root_module", {})]
     while modules:

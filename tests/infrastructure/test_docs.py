@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from held import LISTED
 from runner import CLONE, ENVIRONMENTS, SOURCE
 
 PAGES = {name: (CLONE / "docs" / f"{name}.md").read_text() for name in ("aws", "cost")}
@@ -69,6 +70,10 @@ def test_roles() -> None:
 def test_the_number_of_planted_faults() -> None:
     planted = len(re.findall(r"^    Fault\(", (CLONE / "tests/infrastructure/faults.py").read_text(), re.M))
     assert f"plants {planted} faults" in PAGES["aws"] and planted >= 15
+
+
+def test_the_number_of_kinds_that_are_looked_for_after_destroy() -> None:
+    assert f"it holds of {len(LISTED)} kinds" in PAGES["aws"]
 
 
 def test_links_and_settings() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import CLONE, ENVIRONMENTS, SOURCE, Missing, Terraform, mirror, mirrored, prepare
+from runner import CLONE, ENVIRONMENTS, SOURCE, Missing, Terraform, mirror, uninitialised
 
 MODULES = sorted(p for p in SOURCE.glob("modules/*") if p.is_dir())
 ROOTS = [SOURCE / "envs" / name for name in ENVIRONMENTS] + [SOURCE / "bootstrap"]
@@ -26,13 +26,11 @@ def test_formatted(terraform_here: None) -> None:
 @pytest.fixture(scope="module")
 def bootstrap(terraform_here: None, tmp_path_factory: pytest.TempPathFactory) -> Terraform:
     """The root that makes the state's bucket; without a backend, as it is."""
-    copy = tmp_path_factory.mktemp("terraform") / "copy"
-    made = prepare(copy, ENVIRONMENTS[0], "http://127.0.0.1:9", applied=False)
-    return Terraform(copy, "../bootstrap", {**made.environment, **mirrored(copy)})
+    return uninitialised(tmp_path_factory.mktemp("terraform") / "copy", "../bootstrap", "http://127.0.0.1:9")
 
 
 def test_bootstrap_is_valid(bootstrap: Terraform) -> None:
-    bootstrap.run("init", "-input=false", "-no-color", "-lockfile=readonly")
+    bootstrap.init()
     bootstrap.run("validate", "-no-color")
 
 

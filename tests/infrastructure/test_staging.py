@@ -1,77 +1,13 @@
-"""An environment that Terraform applied to moto: a second plan, changes of one variable, what boto3 finds, and nothing left after destroy."""
+"""What boto3 finds in moto of the applied environment."""
 
 import json
-import re
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
-
-import pytest
 
 from conftest import Applied
-from rules import broken, denies_http
-from runner import CLONE, Terraform
+from rules import denies_http
+from runner import CLONE
 
 NAME = "quarry-staging"
 BUCKETS = {f"{NAME}-123456789012-{kind}" for kind in ("artefacts", "backups", "documents", "logs")}
-STAGE, KEY_B = "module.edge.aws_api_gateway_stage.this", "module.edge.aws_secretsmanager_secret_version.b"
-CLIENTS = "{first={rate=2,burst=4,requests_per_day=10000},second={rate=1,burst=1,requests_per_day=10}}"
-KEYS, PLANS, PLAN_KEYS = (f'module.edge.aws_api_gateway_{kind}.this["second"]' for kind in ("api_key", "usage_plan", "usage_plan_key"))
-# What one variable is set to -> what that touches, and how.
-CHANGES: dict[str, dict[str, str]] = {
-    "edge_key=b": {STAGE: "update"},
-    "edge_key_versions={a=1,b=2}": {KEY_B: "replace"},
-    f"clients={CLIENTS}": {KEYS: "create", PLANS: "create", PLAN_KEYS: "create"},
-    'jenkins={issuer="https://ci.example.com/oidc",job="https://ci.example.com/job/quarry/job/main/"}': {
-        "module.identity.aws_iam_openid_connect_provider.jenkins[0]": "replace",
-        **{f'module.identity.aws_iam_role.github["{role}"]': "update" for role in ("apply", "deploy", "gate", "images")},
-        'module.identity.aws_iam_role_policy.github["apply"]': "update",
-    },
-    'api_cidrs=["198.51.100.0/24"]': {"module.cluster.aws_eks_cluster.this": "update"},
-}
-
-
-@pytest.fixture(scope="module")
-def planned(applied: Applied, tmp_path_factory: pytest.TempPathFactory) -> dict[str, "Future[Any]"]:
-    """All plans after the apply, by what is changed; two at a time."""
-    terraform, folder = applied.terraform, tmp_path_factory.mktemp("revisions")
-    with ThreadPoolExecutor(2) as pool:
-        found = {"": pool.submit(terraform.changes)}
-        found |= {change: pool.submit(terraform.changes, change, refresh=False) for change in CHANGES}
-        canary, unknown = (terraform.copied(folder / name) for name in ("canary", "unknown"))
-        _edit(canary, f'live = "{_live(canary)}", canary = "00000000", percent = 10')
-        _edit(unknown, 'live = "00000000"')
-        found["canary"] = pool.submit(canary.changes, refresh=False)
-        found["unknown"] = pool.submit(unknown.run, "plan", "-input=false", "-no-color", "-lock=false", "-refresh=false", codes=(1,))
-    return found
-
-
-def _live(terraform: Terraform) -> str:
-    return str(re.findall(r'live = "(\w+)"', (terraform.folder / "settings.tf").read_text())[0])
-
-
-def _edit(terraform: Terraform, revisions: str) -> None:
-    settings = terraform.folder / "settings.tf"
-    settings.write_text(settings.read_text().replace(f'live = "{_live(terraform)}"', revisions))
-
-
-def test_a_second_plan_is_empty(planned: dict[str, "Future[Any]"]) -> None:
-    assert planned[""].result() == {}
-
-
-def test_no_rule_is_broken(applied: Applied) -> None:
-    """As in the plans, with all that only an apply makes known: policies, with their resources."""
-    assert broken(applied.state) == {}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_change_touches_only_what_it_should(planned: dict[str, "Future[Any]"], change: str) -> None:
-    assert planned[change].result() == CHANGES[change]
-
-
-def test_a_new_revision_is_tried_before_it_is_live(applied: Applied, planned: dict[str, "Future[Any]"]) -> None:
-    """moto knows no canaries: by plan. A revision that is not that of api.json is refused, with the right one named."""
-    assert planned["canary"].result() == {'module.edge.aws_api_gateway_deployment.this["00000000"]': "create", STAGE: "update"}
-    assert f"its revision is {_live(applied.terraform)}" in " ".join(planned["unknown"].result().stderr.split())
 
 
 def test_buckets(applied: Applied) -> None:
