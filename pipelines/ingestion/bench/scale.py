@@ -25,7 +25,7 @@ from quarry_runtime import tiny
 from quarry_runtime.encode import Encoder
 
 from quarry_ingestion.chunk import CHUNKER
-from quarry_ingestion.graphs import tend_graph
+from quarry_ingestion.graphs import tend
 from quarry_ingestion.store import IndexStore, create
 from quarry_ingestion.targets import cut
 
@@ -96,7 +96,7 @@ def build(home: Path, passages: int) -> dict[str, Any]:
         seconds = {name: seconds[name] + more for name, more in zip(seconds, spent, strict=True)}
         count, documents = count + len(chunks), documents + 1
     began = time.perf_counter()
-    tend_graph(home, store, EXACT_UP_TO)
+    tend(home, store, EXACT_UP_TO)
     seconds["graph"] = time.perf_counter() - began
     return {"documents": documents, "passages": count, "seconds": {name: round(value, 1) for name, value in seconds.items()}} | costs(store)
 

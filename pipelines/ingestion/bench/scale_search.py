@@ -57,14 +57,14 @@ def main() -> None:
     began, cpu = time.perf_counter(), time.process_time()
     index = Index.open(folder, manifest.encoder_digest, lambda texts: np.array([manifest.canary_vector] * len(texts), np.float32))
     opened = {"open_seconds": since(began), "open_cpu_seconds": round(time.process_time() - cpu, 1), "open_max_rss_mb": peak()}
-    index.tend_graph()
+    index.tend_graphs()
     memory = {"rss_mb": resident(), "rss_bytes_per_passage": resident() * 2**20 // index.snapshot.passages}
     asked = questions(index, random.Random(5), QUESTIONS)  # noqa: S311 - the same each time
     vectors = {question.text: question.vector for question in asked}
     searcher = Searcher(index, lambda texts: np.array([vectors[text] for text in texts]), "made")
     found = {mode: latency(searcher, asked, mode) for mode in MODES}
-    graph = index.snapshot.graph
-    recall = {"recall_at_10": recall_at(searcher, index, asked), "searched_by": f"graph of {graph.size}" if graph else "exact"}
+    graphs = [graph.size for graph in index.snapshot.graphs]
+    recall = {"recall_at_10": recall_at(searcher, index, asked), "searched_by": f"graphs of {graphs}" if graphs else "exact"}
     print(json.dumps(opened | memory | {"search_ms": found} | recall | followed(index, searcher, asked[0], rewrite) | {"max_rss_mb": peak()}))
 
 

@@ -163,7 +163,7 @@ def raw(home: Path) -> bytes:
 def test_a_forgotten_document_is_in_no_file_and_does_not_come_back(home: Path, root: Path, model: Path) -> None:
     database = index_dir(home, read_targets(home)[0][0]) / INDEX_DATABASE
     with closing(connect(database, writing=True)) as writer:
-        writer.execute("INSERT INTO graphs VALUES ('dense.faiss', 1, 2, 'x')")
+        writer.execute("INSERT INTO graphs VALUES ('dense.faiss', '[\"*\"]', 1, 2, 0, 'x')")
         [(vector,)] = writer.execute("SELECT vector FROM vectors JOIN passages USING (row) WHERE document_id = 'a.txt'")
     (database.parent / "dense.faiss").write_bytes(b"graph" + vector)
     assert b"Xylophonist" in raw(home)

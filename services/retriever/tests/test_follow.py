@@ -40,13 +40,13 @@ def test_a_followed_index_answers_as_one_opened_anew(make: Make, seed: int) -> N
             change(choose, followed.writer)
         followed.index.refresh()
         if seed == 3:
-            followed.index.tend_graph()
+            followed.index.tend_graphs()
         layouts.add(len(followed.index.snapshot.parts))
         anew = followed.open()
         assert (followed.index.snapshot.revision, followed.index.snapshot.passages) == (anew.snapshot.revision, anew.snapshot.passages)
         assert followed.index.snapshot.documents == anew.snapshot.documents
         assert everything(followed.searcher) == everything(followed.searcher_of(anew))
-    assert len(layouts) > 1 and (followed.index.snapshot.graph is not None) == (seed == 3)
+    assert len(layouts) > 1 and bool(followed.index.snapshot.graphs) == (seed == 3)
 
 
 def test_what_is_hidden_leaves_no_trace(make: Make) -> None:

@@ -203,7 +203,7 @@ def test_no_vectors_are_held_where_pinecone_has_them(both: Both) -> None:
     writer.close()
     assert found_of(both, new) == {p[0] for p in new.passages}
     assert [part.vectors.stored.size for part in both.index.snapshot.parts if part.vectors.stored.size] == []
-    assert both.index.snapshot.graph is None
+    assert both.index.snapshot.graphs == ()
 
 
 def test_the_retriever_as_served_holds_none_either(both: Both, model_dir: Path, pinecone: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from quarry_contract.manifests import ManifestError
 
-from quarry_retriever.vectors import Graph, Marked, Vectors, best, joined
+from quarry_retriever.vectors import HERE, Graph, Marked, Vectors, best, joined
+
+ALL = frozenset({"*"})
 
 
 def unit(rows: int, dimension: int = 32, seed: int = 0) -> np.ndarray:
@@ -92,7 +94,7 @@ def many() -> Vectors:
 
 @pytest.fixture(scope="module")
 def graph(many: Vectors) -> Graph:
-    return Graph.build([(many, np.arange(15_000)), (many, np.arange(15_000, 20_000))])
+    return Graph.build(ALL, many.rows, 64, lambda rows: many.stored[rows // 3])
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6, 0.15, 0.05, 0.0001, 0.0])
@@ -100,11 +102,45 @@ def test_the_graph_finds_nearly_all(graph: Graph, many: Vectors, share: float) -
     allowed = np.random.default_rng(6).random(20_000) < share
     found = wanted = 0
     for question in alike(100, seed=7):
-        hits, truth = graph.search(question, 10, Marked(allowed)), many.search(question, 10, allowed)
+        assert graph.size < 20_000, "the last step is not whole"
+        hits = joined([graph.search(question, 10, Marked(allowed[: graph.size])), many.search(question, 10, allowed & (np.arange(20_000) >= graph.size))], 10)
+        truth = many.search(question, 10, allowed)
         assert len(hits.rows) == len(truth.rows) == min(10, int(allowed.sum()))
         assert np.isin(hits.rows, many.rows[allowed]).all()
         found, wanted = found + len(np.intersect1d(hits.rows, truth.rows)), wanted + len(truth.rows)
     assert found >= 0.98 * wanted
+
+
+def test_the_same_vectors_make_the_same_graph_with_any_number_of_threads(tmp_path: Path) -> None:
+    made, vectors = [], alike(6_000, seed=3)
+    for threads in (1, 2, 3):
+        faiss.omp_set_num_threads(threads)
+        index = faiss.IndexHNSWFlat(64, 32, faiss.METRIC_INNER_PRODUCT)
+        index.add(vectors)
+        made.append(faiss.serialize_index(index).tobytes())
+    assert made[0] == made[1] == made[2], "of faiss: ingestion and retrievers rely on it"
+
+
+def test_vectors_are_in_memory_once_and_move_with_their_readers() -> None:
+    vectors, rows = unit(100, 8), np.arange(100) * 2
+    a, b = (Graph.build(frozenset({name}), rows[some], 8, lambda of: vectors[of // 2]) for name, some in (("a", slice(0, 40)), ("b", slice(30, 60))))
+    numbers = np.repeat([0, 1, HERE], [35, 45, 20]).astype(np.int16)  # five of a's are b's now; some of b's are not in its graph
+    based = Vectors(rows, vectors).based([a, b], numbers, np.arange(100) != 99)
+    assert (based.count(a, np.ones(100, bool)), based.count(b, np.ones(100, bool)), len(based.stored)) == (35, 25, 39)
+    assert np.array_equal(based.values(np.arange(99)), vectors[:99])
+    allowed = np.arange(100) % 3 == 0
+    found, rest = based.divided(allowed)
+    assert [(graph, rows[: len(places)].shape) for graph, places in found] == [(a, (12,)), (b, (8,))]
+    assert np.flatnonzero(rest).tolist() == [at for at in range(60, 100) if at % 3 == 0]
+    truth = Vectors(rows, vectors).search(vectors[3], 9, allowed)
+    by_graph = [graph.search(vectors[3], 9, Marked(np.isin(np.arange(graph.size), places))) for graph, places in found]
+    hits = joined([*by_graph, based.search(vectors[3], 9, rest & (np.arange(100) != 99))], 9)
+    assert hits.rows.tolist() == [row for row in truth.rows.tolist() if row != 198]
+    left = np.arange(100) % 2 == 0
+    merged = Vectors.merged(rows[left], [based], [np.where(left, np.cumsum(left) - 1, -1)])
+    assert np.array_equal(merged.values(np.arange(50)), vectors[left]) and len(merged.stored) == 20
+    alone = merged.based([], np.full(50, HERE, np.int16), np.ones(50, bool))
+    assert np.array_equal(alone.values(np.arange(50)), vectors[left]) and alone.divided(left[::2])[0] == []
 
 
 def write_graph(path: Path, vectors: np.ndarray, rows: np.ndarray) -> None:
@@ -116,8 +152,8 @@ def write_graph(path: Path, vectors: np.ndarray, rows: np.ndarray) -> None:
 def test_a_stored_graph(tmp_path: Path) -> None:
     vectors, rows = unit(200, 8), np.random.default_rng(8).permutation(1000)[:200].astype(np.int64)
     write_graph(tmp_path / "graph", vectors, rows)
-    graph, flat = Graph.load(tmp_path / "graph", 8), Vectors(np.sort(rows), vectors[np.argsort(rows)])
-    has, places = graph.places(Vectors(np.arange(1000), np.zeros((1000, 8), np.float32)))
+    graph, flat = Graph.load(tmp_path / "graph", 8, ALL), Vectors(np.sort(rows), vectors[np.argsort(rows)])
+    has, places = graph.find(np.arange(1000))
     assert np.flatnonzero(has).tolist() == sorted(rows.tolist()) and rows[places].tolist() == sorted(rows.tolist())
     for question in unit(5, 8, seed=9):
         assert graph.search(question, 5, Marked(np.ones(200, bool))).rows.tolist() == flat.search(question, 5, np.ones(200, bool)).rows.tolist()
@@ -135,4 +171,4 @@ def test_other_files_are_no_graph(tmp_path: Path) -> None:
     write_graph(tmp_path / "narrow", unit(3, 4), np.arange(3))
     for name, says in [("text", "not a faiss"), ("flat", "IndexIDMap2"), ("l2", "by inner product"), ("empty", "with vectors"), ("narrow", "of 8 numbers")]:
         with pytest.raises(ManifestError, match=says):
-            Graph.load(tmp_path / name, 8)
+            Graph.load(tmp_path / name, 8, ALL)

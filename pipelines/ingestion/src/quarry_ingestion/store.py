@@ -3,15 +3,25 @@
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from quarry_contract.index_store import INDEX_DATABASE, SCHEMA, SCHEMA_VERSION, connect, content_digest
+from quarry_contract.index_store import (
+    EVERYONE,
+    INDEX_DATABASE,
+    SCHEMA,
+    SCHEMA_VERSION,
+    connect,
+    content_digest,
+    narrowed_since,
+    readers_of,
+    upgrade,
+)
 from quarry_contract.manifests import INDEX_MANIFEST, Chunker, IndexManifest, ManifestError, generation_name, read_manifest, write_manifest
 from quarry_contract.releases import index_dir
 from quarry_runtime.encode import Encoder
@@ -31,11 +41,13 @@ _DOCUMENT = "document_id, version, title, source, media_type, text, pages, secti
 
 @dataclass(frozen=True)
 class Saved:
-    """A search graph beside index.db: it holds all vectors of that revision that still were when it was made."""
+    """A search graph beside index.db, over vectors of documents with the same readers (JSON, as documents.principals)."""
 
     file: str
-    revision: int
+    readers: str
+    revision: int  # when it was begun
     vectors: int
+    missing: int  # passages with these readers that it did not hold
     sha256: str
 
 
@@ -95,6 +107,7 @@ class IndexStore:
             raise ManifestError(f"index {folder.name} has lost its {INDEX_DATABASE}: remove {folder} and ingest again")
         self.folder = folder
         self.database = connect(folder / INDEX_DATABASE, writing=True)
+        upgrade(self.database)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -138,6 +151,7 @@ class IndexStore:
         if vectors.shape != (len(chunks), self.manifest.dimension):
             raise ValueError(f"{vectors.shape} vectors for {len(chunks)} passages of {self.manifest.dimension} numbers")
         with self.change() as revision:
+            self._note_narrowed(document.document_id, document.principals, revision)
             self._remove(document.document_id, revision)
             self.database.execute(f"INSERT INTO documents VALUES ({', '.join('?' * 11)})", (*_row(document), revision))  # noqa: S608 - question marks
             for chunk, vector in zip(chunks, np.ascontiguousarray(vectors, "<f4"), strict=True):
@@ -166,9 +180,16 @@ class IndexStore:
         if self.database.execute("SELECT 1 FROM documents WHERE document_id = ?", (document_id,)).fetchone() is None:
             return False
         with self.change() as revision:
-            values = (json.dumps(sorted(set(principals)), ensure_ascii=False), revision, document_id)
+            self._note_narrowed(document_id, principals, revision)
+            values = (readers_of(principals), revision, document_id)
             self.database.execute("UPDATE documents SET principals = ?, revision = ? WHERE document_id = ?", values)
         return True
+
+    def _note_narrowed(self, document_id: str, principals: Sequence[str], revision: int) -> None:
+        """When somebody may read the document no longer: its vectors must leave the graph of who could."""
+        before = self.principals(document_id)
+        if before is not None and EVERYONE not in principals and not set(before) <= set(principals):
+            self.database.execute("INSERT OR REPLACE INTO narrowed VALUES (?, ?)", (readers_of(before), revision))
 
     def settle(self) -> int:
         """Finish a change that was stopped in a vector store beside index.db; how many passages it had. Here there is no such store."""
@@ -230,31 +251,54 @@ class IndexStore:
     def _count(self, table: str, where: str) -> int:
         return int(self.database.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchone()[0])  # noqa: S608 - names of our own
 
-    def rows(self) -> Array:
-        """int64 (passages,), ascending: their rows."""
-        return np.sort(np.fromiter((row for (row,) in self.database.execute("SELECT row FROM passages")), np.int64))
+    def rows(self, readers: str) -> Array:
+        """int64 (passages,), ascending: those of documents with these readers."""
+        query = "SELECT p.row FROM documents d JOIN passages p USING (document_id) WHERE d.principals = ?"
+        return np.sort(np.fromiter((row for (row,) in self.database.execute(query, (readers,))), np.int64))
 
     def vectors(self, rows: Sequence[int]) -> list[tuple[int, bytes]]:
         """Row and vector of those of these rows that there are."""
         query = "SELECT row, vector FROM vectors WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row"
         return self.database.execute(query, (json.dumps(rows),)).fetchall()
 
-    def graph(self) -> Saved | None:
-        """The newest search graph."""
-        row = self.database.execute("SELECT file, revision, vectors, sha256 FROM graphs ORDER BY revision DESC LIMIT 1").fetchone()
-        return row and Saved(*row)
+    def readers_above(self, above: int) -> dict[str, int]:
+        """The lists of readers with more than so many passages, and how many they are."""
+        if self.counts()[1] <= above:
+            return {}
+        query = "SELECT d.principals, count(*) AS n FROM documents d JOIN passages p USING (document_id) GROUP BY d.principals HAVING n > ?"
+        return dict(self.database.execute(query, (above,)).fetchall())
 
-    def stale(self, graph: Saved) -> tuple[int, int]:
-        """How many passages it does not have, and how many of its vectors are gone."""
-        missing = self._count("passages", f"revision > {int(graph.revision)}")
-        return missing, max(0, graph.vectors + missing - self.counts()[1])
+    def graphs(self) -> dict[str, Saved]:
+        """The search graphs, by readers."""
+        return {row[1]: Saved(*row) for row in self.database.execute("SELECT file, readers, revision, vectors, missing, sha256 FROM graphs")}
+
+    def stale(self, graph: Saved, passages: int) -> tuple[int, int]:
+        """About how many of its readers' `passages` it does not have, and how many of its vectors are gone."""
+        query = "SELECT count(*) FROM documents d JOIN passages p USING (document_id) WHERE d.principals = ? AND d.revision > ?"
+        missing = graph.missing + int(self.database.execute(query, (graph.readers, graph.revision)).fetchone()[0])
+        return missing, max(0, graph.vectors + missing - passages)
+
+    def narrowed(self, graph: Saved) -> bool:
+        """Whether somebody lost a document of its readers since it was begun."""
+        return narrowed_since(self.database, graph.readers, graph.revision)
 
     def set_graph(self, graph: Saved) -> None:
-        """Name the search graph in the place of others, whose files go."""
+        """Name a search graph in the place of the one of its readers, whose file goes."""
         with self.change():
-            self.database.execute("DELETE FROM graphs")
-            self.database.execute("INSERT INTO graphs VALUES (?, ?, ?, ?)", (graph.file, graph.revision, graph.vectors, graph.sha256))
-        self._unlink_but(graph.file)
+            self.database.execute("INSERT OR REPLACE INTO graphs VALUES (?, ?, ?, ?, ?, ?)", astuple(graph))
+        self._unlink_but(*(saved.file for saved in self.graphs().values()))
+
+    def keep_graphs(self, readers: Iterable[str]) -> None:
+        """Remove those of other readers, and files that no graph names."""
+        gone = self.graphs().keys() - set(readers)
+        if gone:
+            with self.change():
+                self.database.executemany("DELETE FROM graphs WHERE readers = ?", [(other,) for other in gone])
+                self.database.execute("DELETE FROM narrowed WHERE readers NOT IN (SELECT principals FROM documents)")
+        named = {saved.file for saved in self.graphs().values()}
+        for path in self.folder.glob("graph-*.faiss"):
+            if path.name not in named:
+                path.unlink()
 
     def drop_graphs(self) -> None:
         """Remove the search graphs: they hold vectors that are to go. Without one, search is exact."""
@@ -269,9 +313,9 @@ class IndexStore:
 
 
 def _row(document: Document) -> tuple[str, ...]:
-    lists = (document.pages, document.sections, document.metadata, sorted(set(document.principals)))
+    lists = (document.pages, document.sections, document.metadata)
     first = (document.document_id, document.version, document.title, document.source, document.media_type, document.text)
-    return (*first, *(json.dumps(x, ensure_ascii=False) for x in lists))
+    return (*first, *(json.dumps(x, ensure_ascii=False) for x in lists), readers_of(document.principals))
 
 
 def _document(row: Sequence[Any]) -> Document:

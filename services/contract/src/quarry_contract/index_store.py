@@ -7,14 +7,16 @@ documents whose `revision` is above R. When R is below `state.oldest`, the log n
 """
 
 import hashlib
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 INDEX_DATABASE = "index.db"
 SCHEMA_VERSION = 1
-EXACT_UP_TO = 50_000  # passages whose vectors a retriever compares one by one; more are searched by a graph
+EXACT_UP_TO = 50_000  # passages with the same readers whose vectors a retriever compares one by one; more are searched by a graph of their own
+GRAPH_STEP = 50  # a graph grows by this part of itself at a time
 EVERYONE = "*"  # the principal everyone has
 
 SCHEMA = """
@@ -60,13 +62,68 @@ CREATE TABLE removed(
     revision INTEGER NOT NULL               -- that removed it
 );
 CREATE INDEX removed_revision ON removed(revision);
+"""
+
+GRAPHS = """
 CREATE TABLE graphs(
     file TEXT PRIMARY KEY,                  -- beside index.db: faiss IndexIDMap2 over HNSW, ids = rows
-    revision INTEGER NOT NULL,              -- holds every vector there was then
+    readers TEXT UNIQUE NOT NULL,           -- documents.principals of all that it holds
+    revision INTEGER NOT NULL,              -- when it was begun
     vectors INTEGER NOT NULL,
+    missing INTEGER NOT NULL,               -- passages with these readers that it did not hold
     sha256 TEXT NOT NULL
 );
+CREATE TABLE narrowed(
+    readers TEXT PRIMARY KEY,               -- documents.principals that a document had before others, not all of these, were set
+    revision INTEGER NOT NULL               -- that did it last: a graph begun before is made anew
+);
+CREATE INDEX documents_readers ON documents(principals, document_id, revision);
 """
+SCHEMA += GRAPHS
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Bring an index of before graphs were told apart by readers up to date: its one graph, of all vectors, is used no more."""
+    if _has_readers(connection):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    if not _has_readers(connection):  # of two processes at once, one does it
+        connection.execute("DROP TABLE graphs")
+        for statement in GRAPHS.split(";\n"):
+            connection.execute(statement)
+    connection.execute("COMMIT")
+
+
+def graph_files(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    """(readers, file, SHA-256) of every graph."""
+    return connection.execute("SELECT readers, file, sha256 FROM graphs ORDER BY readers").fetchall() if _has_readers(connection) else []
+
+
+def narrowed_since(connection: sqlite3.Connection, readers: str, revision: int) -> bool:
+    """Whether somebody lost a document with these readers (JSON, as documents.principals) after that revision."""
+    query = "SELECT 1 FROM narrowed WHERE readers = ? AND revision > ?"
+    return _has_readers(connection) and connection.execute(query, (readers, revision)).fetchone() is not None
+
+
+def readers_of(principals: Iterable[str]) -> str:
+    """documents.principals of a document for these."""
+    return json.dumps(sorted(set(principals)), ensure_ascii=False)
+
+
+def _has_readers(connection: sqlite3.Connection) -> bool:
+    return "readers" in {name for _, name, *_ in connection.execute("PRAGMA table_info(graphs)")}
+
+
+def graph_sizes(size: int, rows: int) -> list[int]:
+    """The sizes, above `size` and up to `rows`, that a graph is grown to, one after the other.
+
+    They are the same for all graphs, so that one depends only on the vectors in it and on their order, not on when they came.
+    """
+    sizes, at = [], 0
+    while (at := at + max(1, at // GRAPH_STEP)) <= rows:
+        if at > size:
+            sizes.append(at)
+    return sizes
 
 
 def connect(path: Path, *, writing: bool = False) -> sqlite3.Connection:

@@ -86,6 +86,19 @@ class Fields:
         asked = principals | {EVERYONE}
         return self.readers.matching([readers for readers in self.readers.codes if not asked.isdisjoint(readers)])  # type: ignore[arg-type]
 
+    def numbered(self, readers: Sequence[frozenset[str]]) -> Array:
+        """int16 (rows,): the place of its own readers among these, or NONE."""
+        numbers = np.full(len(self.readers.codes) + 1, NONE, np.int16)  # the last is NONE's
+        for number, some in enumerate(readers):
+            if some in self.readers.codes:
+                numbers[self.readers.codes[some]] = number
+        return numbers[self.readers.of_row]
+
+    def count_readers(self, mask: Array) -> Mapping[frozenset[str], int]:
+        """How many of the rows marked by bool (rows,) have each list of readers."""
+        counts = np.bincount(self.readers.of_row[mask], minlength=len(self.readers.codes)).tolist()
+        return {readers: counts[code] for readers, code in self.readers.codes.items()}  # type: ignore[misc]
+
     def names(self, mask: Array) -> set[str]:
         """The fields that any of the rows marked by bool (rows,) has a value in."""
         return {name for name, column in self.columns.items() if bool((column.of_row[mask] != NONE).any())}

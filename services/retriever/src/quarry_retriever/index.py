@@ -3,26 +3,26 @@
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from quarry_contract.index_store import EXACT_UP_TO, INDEX_DATABASE, SCHEMA_VERSION
+from quarry_contract.index_store import EXACT_UP_TO, INDEX_DATABASE, SCHEMA_VERSION, graph_files, graph_sizes, narrowed_since, readers_of
 from quarry_contract.manifests import INDEX_MANIFEST, IndexManifest, ManifestError, digest_file, read_manifest
 from quarry_contract.messages import DocumentText, TextRange
 from quarry_runtime.session import Array
 from quarry_runtime.terms import Analyser
 
 from .lexical import Vocabulary
-from .passages import PassageStore, Row, changed, check_whole, counted, documents, reading, removed, revision, rows
+from .passages import PassageStore, Row, changed, check_whole, counted, documents, principals, reading, removed, revision, rows
 from .snapshot import Part, PartMaker, Snapshot
 from .vectors import Graph, UntrueGraph
 
 log = logging.getLogger("quarry")
 CANARY_TOLERANCE = 1e-3
 ROWS_AT_ONCE = 4096
-_UNUSED = "a graph over the vectors is not used: %s"
+_UNUSED = "a search graph is not used: %s"
 POLL_SEC = 0.5
 Encode = Callable[[Sequence[str]], Array]  # float32 (texts, dimension)
 
@@ -49,7 +49,8 @@ class Index:
     def open(cls, folder: Path, encoder_digest: str, encode_passages: Encode, exact_up_to: int = EXACT_UP_TO, vectors: bool = True) -> "Index":
         """Check and open a generation folder; `encoder_digest` and `encode_passages` are the loaded retriever's.
 
-        More than `exact_up_to` passages are searched by a graph, once there is one. Without `vectors`, none is read: dense search is elsewhere.
+        More than `exact_up_to` passages with the same readers are searched by a graph of their own, once there is one.
+        Without `vectors`, none is read: dense search is elsewhere.
 
         Raises:
             ManifestError: it is damaged, or was encoded by another model.
@@ -97,10 +98,10 @@ class Index:
                     return
                 if oldest <= held.revision < last:
                     gone = np.array(removed(connection, held.revision), np.int64)
-                    [added] = self._parts(changed(connection, held.revision, self._width), held.vocabulary)
+                    added = self._part(changed(connection, held.revision, self._width), held.vocabulary, held.graphs)
                     self.snapshot = held.changed(last, documents(connection), gone, added)
                 else:
-                    self.snapshot = self._read_all(connection, held.graph)
+                    self.snapshot = self._read_all(connection, held.graphs)
         self._grown.set()
 
     def try_refresh(self) -> None:
@@ -115,7 +116,7 @@ class Index:
             self._failing = True
 
     def follow(self) -> None:
-        """Start looking for changes every POLL_SEC, and tending the graph where vectors are held, in threads of their own."""
+        """Start looking for changes every POLL_SEC, and tending the graphs where vectors are held, in threads of their own."""
         self._threads = [threading.Thread(target=work, name=work.__name__, daemon=True) for work in (self._follow, *([self._tend] if self._width else []))]
         for thread in self._threads:
             thread.start()
@@ -134,74 +135,91 @@ class Index:
     def _tend(self) -> None:
         while not self._ended.is_set():
             try:
-                self.tend_graph()
+                self.tend_graphs()
             except Exception as error:  # of SQLite or faiss; the next change is another chance
-                log.warning("no new graph over the vectors: %s: %s", type(error).__name__, error)
+                log.warning("no new search graph: %s: %s", type(error).__name__, error)
             self._grown.wait()
             self._grown.clear()
 
-    def tend_graph(self) -> None:
-        """See that there is a graph when there are too many vectors to compare each: the writer's newest, or one of our own.
+    def tend_graphs(self) -> None:
+        """See that each list of readers with too many vectors to compare each has a graph, the writer's newest or one of our own, and no other has.
 
         Raises:
             sqlite3.Error: index.db cannot be read.
         """
         snapshot = self.snapshot
-        graph = None
-        if snapshot.passages > self._exact_up_to:
-            graph = max((g for g in (snapshot.graph, self._stored_graph(snapshot.parts, snapshot.alive)) if g), key=snapshot.covered, default=None)
-            if graph is None or snapshot.passages - snapshot.covered(graph) > self._exact_up_to or graph.size > 2 * snapshot.passages:
-                graph = Graph.build([(part.vectors, np.flatnonzero(mask)) for part, mask in zip(snapshot.parts, snapshot.alive, strict=True)])
-        if graph is not snapshot.graph:
+        held = {graph.readers: graph for graph in snapshot.graphs}
+        wanted = snapshot.readers_above(self._exact_up_to)
+        made = held | {graph.readers: graph for graph in self._stored_graphs(wanted) if self._is_true(graph, snapshot)}
+        graphs = {readers: self._enough(made.get(readers), readers, passages, snapshot) for readers, passages in wanted.items()}
+        if graphs != held:
             with self._changing:
-                self.snapshot = self.snapshot.with_graph(graph)
+                self.snapshot = self.snapshot.with_graphs(list(graphs.values()))
 
-    def _stored_graph(self, parts: Sequence[Part] = (), alive: Sequence[Array] = ()) -> Graph | None:
-        """The newest the writer made, if it is whole, true to these parts' living rows, and was not looked at before."""
-        row = self.store.connection().execute("SELECT file, sha256 FROM graphs ORDER BY revision DESC LIMIT 1").fetchone()
-        if row is None or row in self._graphs_seen:
-            return None
-        self._graphs_seen.add(row)
-        path, sha256 = self._folder / row[0], row[1]
+    def _enough(self, graph: Graph | None, readers: frozenset[str], passages: int, snapshot: Snapshot) -> Graph:
+        """This one, or one of our own where it leaves too many vectors to be compared: over as many whole EXACT_UP_TO as there are."""
+        full = max(1, self._exact_up_to)
+        whole = passages // full * full
+        if graph and graph.size <= 2 * passages and not self._narrowed(graph):
+            covered = snapshot.covered(graph)
+            if passages - covered <= self._exact_up_to or covered >= graph_sizes(0, whole)[-1]:
+                return graph
+        return Graph.build(readers, snapshot.rows_of(readers)[:whole], self._width, snapshot.vectors_of, snapshot.revision)
+
+    def _narrowed(self, graph: Graph) -> bool:
+        """Whether it is our own and somebody lost one of its documents since; the writer sees to its own."""
+        return graph.revision is not None and narrowed_since(self.store.connection(), readers_of(graph.readers), graph.revision)
+
+    def _stored_graphs(self, wanted: Container[frozenset[str]] | None = None) -> list[Graph]:
+        """Those the writer made, of these readers if any are given, if they are whole and were not looked at before."""
+        found = []
+        for readers, name, sha256 in graph_files(self.store.connection()):
+            path = self._folder / name
+            try:
+                known = principals(readers)
+                if (wanted is not None and known not in wanted) or (name, sha256) in self._graphs_seen:
+                    continue
+                self._graphs_seen.add((name, sha256))
+                if path.name != name or digest_file(path).sha256 != sha256:
+                    raise ManifestError(f"{path.name} does not have the digest {INDEX_DATABASE} gives")
+                found.append(Graph.load(path, self.manifest.dimension, known))
+            except (OSError, ManifestError) as error:
+                log.warning(_UNUSED, error)
+        return found
+
+    def _is_true(self, graph: Graph, snapshot: Snapshot) -> bool:
+        """Whether it has the vectors of the snapshot."""
+        rows = snapshot.rows_of(graph.readers)
         try:
-            if path.name != row[0] or digest_file(path).sha256 != sha256:
-                raise ManifestError(f"{path.name} does not have the digest {INDEX_DATABASE} gives")
-            graph = Graph.load(path, self.manifest.dimension)
-            for part, mask in zip(parts, alive, strict=True):
-                graph.check(part.vectors, mask)
-            return graph
-        except (OSError, ManifestError) as error:
+            graph.check(rows[graph.find(rows)[0]], snapshot.vectors_of)
+        except UntrueGraph as error:
             log.warning(_UNUSED, error)
-            return None
+            return False
+        return True
 
     def _load(self) -> Snapshot:
         with reading(self.store.connection()) as connection:
-            graph = self._stored_graph() if self._width and counted(connection) > self._exact_up_to else None
+            graphs = self._stored_graphs() if self._width and counted(connection) > self._exact_up_to else []
             try:
-                snapshot = self._read_all(connection, graph)
+                snapshot = self._read_all(connection, graphs)
             except UntrueGraph as error:
                 log.warning(_UNUSED, error)
-                snapshot = self._read_all(connection, None)
+                snapshot = self._read_all(connection, ())
             check_whole(connection, snapshot.passages)
-        return snapshot
+        wanted = snapshot.readers_above(self._exact_up_to) if graphs else {}
+        kept = [graph for graph in snapshot.graphs if graph.readers in wanted]
+        return snapshot if len(kept) == len(snapshot.graphs) else snapshot.with_graphs(kept)
 
-    def _read_all(self, connection: sqlite3.Connection, graph: Graph | None) -> Snapshot:
+    def _read_all(self, connection: sqlite3.Connection, graphs: Sequence[Graph]) -> Snapshot:
         last, all_documents, vocabulary = revision(connection)[0], documents(connection), Vocabulary()
-        snapshot = Snapshot(last, all_documents, vocabulary, graph=graph)
-        for part in self._parts(rows(connection, self._width), vocabulary, graph):
-            snapshot = snapshot.changed(last, all_documents, np.zeros(0, np.int64), part)
-        return snapshot
+        part = self._part(rows(connection, self._width), vocabulary, graphs)
+        return Snapshot(last, all_documents, vocabulary).changed(last, all_documents, np.zeros(0, np.int64), part)
 
-    def _parts(self, found: Iterator[Row], vocabulary: Vocabulary, graph: Graph | None = None) -> list[Part]:
-        """Of what the graph holds, if there is one, and of the rest."""
-        made = [PartMaker(self._width, self._analyse, vocabulary, g) for g in ((graph, None) if graph else (None,))]
+    def _part(self, found: Iterator[Row], vocabulary: Vocabulary, graphs: Sequence[Graph] = ()) -> Part:
+        maker = PartMaker(self._width, self._analyse, vocabulary, graphs)
         while block := list(islice(found, ROWS_AT_ONCE)):
-            if graph:
-                has, places = graph.holding(block)
-                made[0].add([row for row, known in zip(block, has, strict=True) if known], places)
-                block = [row for row, known in zip(block, has, strict=True) if not known]
-            made[-1].add(block)
-        return [maker.made() for maker in made]
+            maker.add(block)
+        return maker.made()
 
 
 def _check_canary(manifest: IndexManifest, encode_passages: Encode) -> None:

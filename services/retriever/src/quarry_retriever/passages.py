@@ -115,7 +115,7 @@ def _checked(connection: sqlite3.Connection, found: Iterable[Any], dimension: in
 
 def _head(connection: sqlite3.Connection, document_id: str) -> tuple[str, str, str, dict[str, Scalar], frozenset[str]] | None:
     found = connection.execute(_HEAD, (document_id,)).fetchone()
-    return found and (*found[:3], _metadata(found[3]), _principals(found[4]))
+    return found and (*found[:3], _metadata(found[3]), principals(found[4]))
 
 
 def check_whole(connection: sqlite3.Connection, passages: int) -> None:
@@ -185,11 +185,16 @@ def _metadata(raw: str) -> dict[str, Any]:
     return metadata
 
 
-def _principals(raw: str) -> frozenset[str]:
-    principals = json.loads(raw)
-    if not isinstance(principals, list) or not all(isinstance(p, str) for p in principals):
+def principals(raw: str) -> frozenset[str]:
+    """Of a document, as index.db has them.
+
+    Raises:
+        ManifestError: they are not what they must be.
+    """
+    found = json.loads(raw)
+    if not isinstance(found, list) or not all(isinstance(p, str) for p in found):
         raise ManifestError("index.db: a document's principals are not a JSON list of texts")
-    return frozenset(principals)
+    return frozenset(found)
 
 
 def _vector(row: int, raw: bytes | None, dimension: int) -> Array:

@@ -5,6 +5,7 @@ merged so that each is several times larger than the next, which keeps them few 
 log-structured merge tree, O'Neil et al. 1996); rows that are gone are dropped when they are a tenth of their part.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -17,7 +18,7 @@ from quarry_runtime.terms import Analyser, searched_words
 from .filters import BUILT_IN, Fields, FieldsMaker, Seen, unknown_field
 from .lexical import Collection, Postings, PostingsMaker, Vocabulary
 from .passages import Row
-from .vectors import AT_ONCE, Graph, Hits, Marked, Vectors, joined
+from .vectors import HERE, Graph, Hits, Marked, Vectors, joined
 
 GROWTH = 10  # a part is at least so many times larger than the next
 GONE_SHARE = 0.1
@@ -35,14 +36,9 @@ class Part:
     @classmethod
     def merged(cls, parts: Sequence["Part"], alive: Sequence[Array]) -> "Part":
         """Those rows of several parts that bool (rows,) per part marks."""
-        kept = np.concatenate([part.rows[mask] for part, mask in zip(parts, alive, strict=True)])
-        rows = np.sort(kept)
+        rows = np.sort(np.concatenate([part.rows[mask] for part, mask in zip(parts, alive, strict=True)]))
         places = [np.where(mask, np.searchsorted(rows, part.rows), -1) for part, mask in zip(parts, alive, strict=True)]
-        stored = np.empty((len(rows), parts[0].vectors.stored.shape[1]), np.float32)
-        for part, place in zip(parts, places, strict=True):
-            for at in np.array_split(np.flatnonzero(place >= 0), len(place) // AT_ONCE + 1):
-                stored[place[at]] = part.vectors.values(at)
-        vectors = Vectors(rows, stored)
+        vectors = Vectors.merged(rows, [part.vectors for part in parts], places)
         return cls(vectors, Postings.merged([part.postings for part in parts], places), Fields.merged([part.fields for part in parts], places))
 
     @property
@@ -52,33 +48,51 @@ class Part:
 
 
 class PartMaker:
-    """Makes a Part of rows as they are in the database, given in blocks, ascending; with a graph, of rows that it has: their vectors stay there."""
+    """Makes a Part of rows as they are in the database, given in blocks, ascending; vectors that the graph of their readers has stay there."""
 
-    def __init__(self, dimension: int, analyse: Analyser, vocabulary: Vocabulary, graph: Graph | None = None) -> None:
-        self._dimension, self._analyse, self._graph = dimension, analyse, graph
+    def __init__(self, dimension: int, analyse: Analyser, vocabulary: Vocabulary, graphs: Sequence[Graph] = ()) -> None:
+        self._dimension, self._analyse, self._graphs = dimension, analyse, tuple(graphs)
+        self._numbers = {graph.readers: number for number, graph in enumerate(graphs)}
         self._postings, self._fields = PostingsMaker(vocabulary), FieldsMaker()
-        self._rows: list[Array] = [np.zeros(0, np.int64)]
+        self._rows, self._owner, self._places = [np.zeros(0, np.int64)], [np.zeros(0, np.int16)], [np.zeros(0, np.int32)]
         self._vectors: list[Array] = []
+        self._here = 0
 
-    def add(self, rows: Sequence[Row], places: Array | None = None) -> None:
-        """Some more; `places` (n,) are theirs in the graph."""
+    def add(self, rows: Sequence[Row]) -> None:
+        """Some more.
+
+        Raises:
+            UntrueGraph: a graph has one with another vector than the database.
+        """
         for row in rows:
             self._postings.add(self._analyse(searched_words(row.document_id, row.title, row.section, row.text)))
             self._fields.add(row)
         self._rows.append(np.array([row.row for row in rows], np.int64))
-        if places is None:
-            self._vectors.append(np.array([row.vector for row in rows], np.float32).reshape(len(rows), self._dimension))
-        else:
-            self._vectors.append(places.astype(np.int32))
+        owner, places = self._found(rows) if self._graphs else (np.full(len(rows), HERE, np.int16), np.zeros(len(rows), np.int32))
+        here = np.flatnonzero(owner == HERE)
+        places[here] = self._here + np.arange(len(here))
+        self._here += len(here)
+        self._vectors.append(np.array([rows[at].vector for at in here.tolist()], np.float32).reshape(len(here), self._dimension))
+        self._owner.append(owner)
+        self._places.append(places)
+
+    def _found(self, rows: Sequence[Row]) -> tuple[Array, Array]:
+        """The graph that has each, or HERE, and its place there: int16 and int32 (n,)."""
+        numbers = np.array([self._numbers.get(row.principals, HERE) for row in rows], np.int16)
+        owner, places = np.full(len(rows), HERE, np.int16), np.zeros(len(rows), np.int32)
+        for number, graph in enumerate(self._graphs):
+            asked = np.flatnonzero(numbers == number)
+            ids = self._rows[-1][asked]
+            has, found = graph.find(ids)
+            graph.check(ids[has], lambda wanted, ids=ids, asked=asked: np.array([rows[at].vector for at in asked[np.searchsorted(ids, wanted)].tolist()]))  # type: ignore[misc]
+            owner[asked[has]], places[asked[has]] = number, found
+        return owner, places
 
     def made(self) -> Part:
         """Of all that were added."""
         rows = np.concatenate(self._rows)
-        if self._graph:
-            vectors = Vectors(rows, self._graph.stored, np.concatenate([np.zeros(0, np.int32), *self._vectors]), self._graph)
-        else:
-            vectors = Vectors(rows, self._stored(len(rows)))
-        return Part(vectors, self._postings.made(), self._fields.made())
+        held = (np.concatenate(self._places), np.concatenate(self._owner), self._graphs) if self._graphs else ()
+        return Part(Vectors(rows, self._stored(self._here), *held), self._postings.made(), self._fields.made())
 
     def _stored(self, rows: int) -> Array:
         """The blocks as one; each goes when it is copied, so that memory never has all of them twice."""
@@ -99,7 +113,6 @@ class Snapshot:
     vocabulary: Vocabulary
     parts: tuple[Part, ...] = ()
     alive: tuple[Array, ...] = ()  # bool (rows,) per part
-    graph: Graph | None = None
 
     @cached_property
     def passages(self) -> int:
@@ -111,28 +124,56 @@ class Snapshot:
         gone, more = np.union1d(gone, added.rows), [added] if len(added.rows) else []
         left = [_without(part.rows, mask, gone) for part, mask in zip(self.parts, self.alive, strict=True)]
         parts, alive = _compact([*self.parts, *more], [*left, *(np.ones(len(part.rows), bool) for part in more)])
-        return Snapshot(revision, documents, self.vocabulary, parts, alive, self.graph)
+        return Snapshot(revision, documents, self.vocabulary, parts, alive)
 
     @cached_property
     def view(self) -> Callable[[frozenset[str]], "View"]:
         """What a caller with these principals may see; the most recent ones are kept."""
-        parts, alive, vocabulary, graph = self.parts, self.alive, self.vocabulary, self.graph  # not self: what refers to itself stays in memory for long
+        parts, alive, vocabulary = self.parts, self.alive, self.vocabulary  # not self: what refers to itself stays in memory for long
 
         def make(principals: frozenset[str]) -> View:
-            return View(parts, tuple(mask & part.fields.visible(principals) for part, mask in zip(parts, alive, strict=True)), vocabulary, graph)
+            return View(parts, tuple(mask & part.fields.visible(principals) for part, mask in zip(parts, alive, strict=True)), vocabulary)
 
         return lru_cache(VIEWS)(make)
 
-    def covered(self, graph: Graph) -> int:
-        """How many of the passages a graph has."""
-        return sum(int((mask & graph.places(part.vectors)[0]).sum()) for part, mask in zip(self.parts, self.alive, strict=True))
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """Those that its parts are searched by."""
+        return tuple(dict.fromkeys(graph for part in self.parts for graph in part.vectors.graphs))
 
-    def with_graph(self, graph: Graph | None) -> "Snapshot":
-        """The same, searched by this graph, which also holds the vectors of the parts that it knows all of."""
-        parts = self.parts
-        if graph:
-            parts = tuple(replace(part, vectors=graph.based(part.vectors, mask)) for part, mask in zip(parts, self.alive, strict=True))
-        return replace(self, parts=parts, graph=graph)
+    def readers_above(self, above: int) -> Mapping[frozenset[str], int]:
+        """The lists of readers that more than so many passages have, and how many they are."""
+        if self.passages <= above:
+            return {}
+        total: Counter[frozenset[str]] = Counter()
+        for part, mask in zip(self.parts, self.alive, strict=True):
+            total.update(part.fields.count_readers(mask))
+        return {readers: passages for readers, passages in total.items() if passages > above}
+
+    def covered(self, graph: Graph) -> int:
+        """How many passages it finds, or would find."""
+        if graph in self.graphs:
+            return sum(part.vectors.count(graph, mask) for part, mask in zip(self.parts, self.alive, strict=True))
+        return int(graph.find(self.rows_of(graph.readers))[0].sum())
+
+    def rows_of(self, readers: frozenset[str]) -> Array:
+        """int64 (n,), ascending: the rows with just these readers."""
+        return np.sort(np.concatenate([part.rows[mask & (part.fields.numbered([readers]) == 0)] for part, mask in zip(self.parts, self.alive, strict=True)]))
+
+    def vectors_of(self, rows: Array) -> Array:
+        """float32 (n, dimension): of these rows, which there are."""
+        found = np.empty((len(rows), self.parts[0].vectors.stored.shape[1]), np.float32)
+        for part, mask in zip(self.parts, self.alive, strict=True):
+            at = np.minimum(np.searchsorted(part.rows, rows), len(part.rows) - 1)
+            has = (part.rows[at] == rows) & mask[at]
+            found[has] = part.vectors.values(at[has])
+        return found
+
+    def with_graphs(self, graphs: Sequence[Graph]) -> "Snapshot":
+        """The same, searched by these graphs, each over vectors of documents with its readers; other vectors are compared."""
+        readers = [graph.readers for graph in graphs]
+        vectors = [part.vectors.based(graphs, part.fields.numbered(readers), mask) for part, mask in zip(self.parts, self.alive, strict=True)]
+        return replace(self, parts=tuple(replace(part, vectors=based) for part, based in zip(self.parts, vectors, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +183,6 @@ class View:
     parts: tuple[Part, ...]
     visible: tuple[Array, ...]
     vocabulary: Vocabulary
-    graph: Graph | None
 
     @cached_property
     def collection(self) -> Collection:
@@ -175,29 +215,26 @@ class View:
         return [mask & part.fields.matching(filters) for part, mask in zip(self.parts, self.visible, strict=True)]
 
     def dense(self, question: Array, top_k: int, allowed: Sequence[Array]) -> Hits:
-        """The nearest among the rows that bool (rows,) per part marks; what the graph does not have is compared exactly."""
-        found, rest = [], list[Array | None](allowed)
-        if self.graph:
-            marked, rest = self._graph_and_rest if allowed is self.visible else self._divided(self.graph, allowed)
-            found.append(self.graph.search(question, top_k, marked))
+        """The nearest among the rows that bool (rows,) per part marks; what no graph has is compared exactly."""
+        marked, rest = self._all_divided if allowed is self.visible else self._divided(allowed)
+        found = [graph.search(question, top_k, places) for graph, places in marked]
         found += [part.vectors.search(question, top_k, mask) for part, mask in zip(self.parts, rest, strict=True) if mask is not None]
         return joined(found, top_k)
 
     @cached_property
-    def _graph_and_rest(self) -> tuple[Marked, list[Array | None]]:
-        assert self.graph
-        return self._divided(self.graph, self.visible)
+    def _all_divided(self) -> tuple[list[tuple[Graph, Marked]], list[Array | None]]:
+        return self._divided(self.visible)
 
-    def _divided(self, graph: Graph, allowed: Sequence[Array]) -> tuple[Marked, list[Array | None]]:
-        """What of these rows the graph has, and per part those that it has not; None for none."""
-        marked = np.zeros(graph.size, bool)
+    def _divided(self, allowed: Sequence[Array]) -> tuple[list[tuple[Graph, Marked]], list[Array | None]]:
+        """Which of these rows each graph finds, and per part those that none does; None for no row."""
+        marked: dict[Graph, Array] = {}
         rest: list[Array | None] = []
         for part, mask in zip(self.parts, allowed, strict=True):
-            has, places = graph.places(part.vectors)
-            marked[places] |= mask[has]
-            left = mask & ~has
+            found, left = part.vectors.divided(mask)
+            for graph, places in found:
+                marked.setdefault(graph, np.zeros(graph.size, bool))[places] = True
             rest.append(left if left.any() else None)
-        return Marked(marked), rest
+        return [(graph, Marked(places)) for graph, places in marked.items()], rest
 
 
 def _without(rows: Array, alive: Array, gone: Array) -> Array:
