@@ -194,7 +194,7 @@ def test_a_second_folder_joins_the_first(folder: Path, tmp_path: Path, model: Pa
     (other / "a.md").write_text("The same name, another document.")
     found = report(run(other, tmp_path / "home", model))
     assert (found["documents"], found["unchanged"], found["encoded"]) == (3, 0, 1)
-    assert {n for (n,) in rows(tmp_path / "home", found["generation"], "SELECT document_id FROM documents")} == {"a.md", "sub/b.txt", "other/a.md"}
+    assert {n for (n,) in rows(tmp_path / "home", found["generation"], "SELECT document_id FROM documents")} == {"a.md", "sub/b.txt", ".other/a.md"}
 
 
 def test_names_are_stable_and_never_collide(tmp_path: Path, model: Path) -> None:

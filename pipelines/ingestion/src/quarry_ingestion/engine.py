@@ -22,7 +22,7 @@ class Task:
     entry: Entry  # what the ledger will say of it, but for what its bytes tell
     known: Entry | None  # what it says now
     version: str | None  # bytes of this digest give what is in the index already
-    document_id: str  # the id that its document will have, unless another one takes it first
+    document_id: str  # the id that its document will have, unless an upload has it by then
 
 
 @dataclass(frozen=True)

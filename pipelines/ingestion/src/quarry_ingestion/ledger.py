@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import chain, count
@@ -36,6 +36,11 @@ CREATE TABLE IF NOT EXISTS items(
     last_seen REAL NOT NULL DEFAULT 0,      -- when that run was, POSIX seconds
     PRIMARY KEY (source, uri)
 );
+CREATE TABLE IF NOT EXISTS sources(
+    source TEXT PRIMARY KEY,                -- folder, s3://bucket/prefix
+    name TEXT UNIQUE NOT NULL,              -- goes before the ids of its documents, with a dot before itself
+    bare INTEGER NOT NULL                   -- 1 = but of these: they are the uris; of the first source
+);
 CREATE TABLE IF NOT EXISTS forgotten(
     item TEXT PRIMARY KEY,                  -- SHA-256 of source and uri: what must not come back
     at TEXT NOT NULL
@@ -54,6 +59,7 @@ CREATE INDEX IF NOT EXISTS jobs_open ON jobs(number) WHERE open = 1;
 CREATE INDEX IF NOT EXISTS jobs_document ON jobs(document_id);
 COMMIT;
 """
+REPLACED = "replaced"  # code of a source's item whose id an upload has
 _COLUMNS = "source, uri, document_id, fingerprint, version, extractor, listed, principals, code, detail, words, seen, modified, last_seen"
 
 
@@ -76,6 +82,11 @@ class Entry:
     modified: float  # POSIX seconds, as last_seen
     last_seen: float
 
+    def replaced(self) -> "Entry":
+        """Without a document, since an upload has its id. What stands in the id's place is nobody's: uploads have no segment "."."""
+        detail = "an upload has its id: it comes back when that is gone and it changes"
+        return replace(self, document_id=f"./{self.source}/{self.uri}", code=REPLACED, detail=detail)
+
 
 def open_ledger(home: Path) -> sqlite3.Connection:
     """The database, made when it is not there.
@@ -86,7 +97,32 @@ def open_ledger(home: Path) -> sqlite3.Connection:
     database = connect(home / LEDGER_DATABASE, writing=True)
     database.executescript(_SCHEMA)
     _add_ages(database)
+    _add_sources(database)
     return database
+
+
+def _add_sources(database: sqlite3.Connection) -> None:
+    """To a ledger of before sources had names: its documents keep their ids, and what most uris are ids of counts as the first source."""
+    query = "SELECT source FROM items WHERE source <> ? GROUP BY source ORDER BY -sum(document_id = uri), source"
+    if not _has_sources(database):
+        database.execute("BEGIN IMMEDIATE")
+        if not _has_sources(database):
+            for (source,) in database.execute(query, (UPLOADS,)).fetchall():
+                _add_source(database, source, source.rpartition("/")[2])
+        database.execute("COMMIT")
+
+
+def _has_sources(database: sqlite3.Connection) -> bool:
+    """Or none to have."""
+    query = "SELECT EXISTS (SELECT 1 FROM sources) OR NOT EXISTS (SELECT 1 FROM items WHERE source <> ?)"
+    return bool(database.execute(query, (UPLOADS,)).fetchone()[0])
+
+
+def _add_source(database: sqlite3.Connection, source: str, name: str) -> None:
+    names = {found for (found,) in database.execute("SELECT name FROM sources")}
+    base = name.lstrip(".").strip() or "source"
+    free = next(tried for tried in chain([base], (f"{base}-{n}" for n in count(2))) if tried not in names)
+    database.execute("INSERT INTO sources VALUES (?, ?, ?)", (source, free, not names))
 
 
 def _add_ages(database: sqlite3.Connection) -> None:
@@ -186,10 +222,32 @@ class Ledger:
         """Of all documents together."""
         return int(self.database.execute("SELECT coalesce(sum(words), 0) FROM items WHERE code IS NULL").fetchone()[0])
 
-    def free_id(self, name: str, folder: str) -> str:
-        """`name`, or with its folder's name before it, or with a number after that: the first that is no other item's."""
-        tries = chain([name, f"{folder}/{name}"], (f"{folder}-{n}/{name}" for n in count(2)))
-        return next(found for found in tries if self.by_document(found) is None)
+    def add_source(self, source: str, name: str) -> None:
+        """See that it has a name of its own, which stays: this one, or with a number after it where another source has that."""
+        if self.database.execute("SELECT 1 FROM sources WHERE source = ?", (source,)).fetchone() is None:
+            _add_source(self.database, source, name)
+
+    def drop_source(self, source: str) -> None:
+        """It was a mistake; unless it has items."""
+        self.database.execute("DELETE FROM sources WHERE source = ? AND NOT EXISTS (SELECT 1 FROM items WHERE items.source = sources.source)", (source,))
+
+    def new_id(self, source: str, uri: str) -> str:
+        """Of an item of a source that was added. It tells nothing of other items: it is made of the uri and the source's name.
+
+        No part of a uri begins with a dot, since hidden files are left out; so two sources never have the same. Only a ledger of
+        before sources had names may hold another item's document under it: then, in the first source too, its name goes before.
+        """
+        name, bare = self.database.execute("SELECT name, bare FROM sources WHERE source = ?", (source,)).fetchone()
+        if bare:
+            holder = self.by_document(uri)
+            if holder is None or (holder.source, holder.uri) == (source, uri) or holder.source == UPLOADS:
+                return uri
+        return f".{name}/{uri}"
+
+    def is_upload(self, document_id: str) -> bool:
+        """Whether an upload has this id."""
+        holder = self.by_document(document_id)
+        return holder is not None and holder.source == UPLOADS
 
     def forget(self, source: str, uri: str) -> None:
         """Do not take this item again."""

@@ -13,7 +13,7 @@ from .engine import Engine, Local, Outcome, Task
 from .extract import VERSION, Skipped
 from .forget import READING
 from .graphs import tend_graphs
-from .ledger import Entry
+from .ledger import REPLACED, Entry
 from .locks import only_one, writing
 from .reconcile import drop_orphans, fill, find_gaps
 from .retention import EXPIRED, Retention, expire
@@ -23,7 +23,7 @@ from .targets import add_target
 from .writer import Writer, writer
 
 SEEN_AT_ONCE = 1000
-ASKED_FOR = {"replaced", "deleted", "forgotten", EXPIRED}  # by requests and rules: no fault of the source's
+ASKED_FOR = {REPLACED, "deleted", "forgotten", EXPIRED}  # by requests and rules: no fault of the source's
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Run:
         if not self.source.unlisted:
             while gone := self.writer.ledger.unseen(self.source.uri, self.number):
                 for entry in gone:
-                    self.writer.remove(entry.document_id)
+                    self.writer.remove_item(entry.source, entry.uri)
                     self.counts.removed += entry.code is None
 
     def tasks(self) -> Iterator[Task]:
@@ -77,6 +77,8 @@ class Run:
                 self.forgotten.append(item.uri)
             elif late:
                 self._expire(item, known, late)
+            elif known and known.code == REPLACED and ledger.is_upload(ledger.new_id(self.source.uri, item.uri)):
+                self._saw(item)
             elif known and known.code != EXPIRED and (known.fingerprint, known.listed, known.extractor) == (item.fingerprint, item.principals, VERSION):
                 self.counts.unchanged += known.code is None
                 self._saw(item)
@@ -90,8 +92,8 @@ class Run:
 
     def _task(self, item: Item, known: Entry | None) -> Task:
         entry = self._entry(item, known)
-        if known is None:
-            return Task(item, entry, known, None, self.writer.ledger.free_id(item.uri, self.source.name))
+        if known is None or known.code == REPLACED:
+            return Task(item, entry, known, None, self.writer.ledger.new_id(self.source.uri, item.uri))
         version = known.version if known.extractor == VERSION and known.code != EXPIRED else None
         return Task(item, entry, known, version, known.document_id)
 
@@ -116,10 +118,10 @@ class Run:
         if isinstance(found, Skipped):
             self._skip(entry, known, found.code, found.detail)
         elif found is not None:
-            self.writer.put(replace(entry, words=len(found.text.split())), found, self.source.name, outcome.passages)
+            done = self.writer.put(replace(entry, words=len(found.text.split())), found, outcome.passages)
             was = known is not None and known.code is None
-            self.counts.updated += was
-            self.counts.added += not was
+            self.counts.updated += was and done.code is None
+            self.counts.added += not was and done.code is None
         elif known is not None:
             self._same_bytes(replace(entry, code=known.code, detail=known.detail, words=known.words), known)
 
@@ -131,7 +133,7 @@ class Run:
             self.counts.unchanged += not changed
 
     def _skip(self, entry: Entry, known: Entry | None, code: str, detail: str) -> None:
-        self.writer.skip(replace(entry, code=code, detail=detail), self.source.name)
+        self.writer.skip(replace(entry, code=code, detail=detail))
         self.counts.removed += known is not None and known.code is None
 
 
@@ -152,6 +154,7 @@ def sync(source: Source, home: Path, model_dir: Path, engine: Engine | None = No
         made.settle()
         fill(made)
         find_gaps(made)
+        made.ledger.add_source(source.uri, source.name)
         run = Run(source, made, made.ledger.next_run(source.uri), engine or Local(home / READING), rules, at)
         known = run.number > 1
         run.all()
@@ -208,5 +211,6 @@ def _check_any(source: Source, run: Run, known: bool, skipped: list[dict[str, st
     if run.writer.ledger.has_documents(source.uri) or (known and {s["code"] for s in skipped} <= ASKED_FOR):
         return
     if not skipped:
+        run.writer.ledger.drop_source(source.uri)
         raise SourceError(f"{source.uri} holds no files")
     raise SourceError(f"no readable document in {source.uri}: {dict(Counter(s['code'] for s in skipped))}")

@@ -34,7 +34,7 @@ class Forbidden(Exception):
 class Item:
     """One file or object. `fingerprint` changes when its bytes or its own metadata may have."""
 
-    uri: str  # path from the source's root, as text that can be stored: the document's id, if no other item has it
+    uri: str  # path from the source's root, as text that can be stored; no part of it begins with a dot
     location: str  # the same as the source names it
     fingerprint: str
     size: int
@@ -47,7 +47,7 @@ class Source(Protocol):
 
     uri: str  # of the source
     address: str  # opens it in another process (engine.open_source)
-    name: str  # put before an id that another source's item has
+    name: str  # goes before its documents' ids, unless it is an index's first source
     unlisted: list[tuple[str, str]]  # (uri, why) of parts that could not be listed: what they hold must not count as gone
 
     def items(self) -> Iterator[Item]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from quarry_contract.vector_store import VectorStoreError
 
 from .blocks import Document
-from .ledger import UPLOADS, Entry, Ledger
+from .ledger import REPLACED, UPLOADS, Entry, Ledger
 from .locks import writing
 from .store import IndexStore
 from .targets import Passages, Target, Targets, cut, encoded
@@ -29,8 +29,8 @@ class Writer:
         self.targets.close()
         self.ledger.close()
 
-    def put(self, entry: Entry, document: Document, folder: str = "", made: Mapping[str, Passages] | None = None) -> Entry:
-        """The document's new version in place of what there was. A new item's id is made free of others', with `folder` before it.
+    def put(self, entry: Entry, document: Document, made: Mapping[str, Passages] | None = None) -> Entry:
+        """The document's new version in place of what there was; what the ledger says of it, which is that it is replaced where an upload has its id.
 
         `made` are its passages, by generation, where they were made already.
 
@@ -40,7 +40,10 @@ class Writer:
         with writing(self.home):
             if self.ledger.is_forgotten(entry.source, entry.uri):  # while it was read
                 return entry
-            entry = self._claimed(entry, folder)
+            entry = self._claimed(entry)
+            if entry.code:
+                self.ledger.save(entry)
+                return entry
             document = replace(document, document_id=entry.document_id, source=entry.uri, principals=entry.principals)
             for target in self.targets.now():
                 self.copy(target, document, (made or {}).get(target.generation))
@@ -58,17 +61,18 @@ class Writer:
     def permit(self, entry: Entry) -> None:
         """The same document, to be read by `entry.principals`; or only seen with another fingerprint."""
         with writing(self.home):
-            if self.ledger.is_forgotten(entry.source, entry.uri):
+            known = self.ledger.get(entry.source, entry.uri)
+            if known is None or known.code == REPLACED:  # since it was read: forgotten, or an upload has its id
                 return
             self.each(lambda store: _permit(store, entry))
             self.ledger.save(entry)
 
-    def skip(self, entry: Entry, folder: str = "") -> Entry:
+    def skip(self, entry: Entry) -> Entry:
         """The item gives no document (`entry.code` says why): what it gave before goes."""
         with writing(self.home):
             if self.ledger.is_forgotten(entry.source, entry.uri):
                 return entry
-            entry = self._claimed(entry, folder)
+            entry = self._claimed(entry)
             self._delete(entry.document_id)
             self.ledger.save(entry)
         return entry
@@ -89,6 +93,14 @@ class Writer:
         with writing(self.home):
             self._delete(document_id)
             self.ledger.remove(document_id)
+
+    def remove_item(self, source: str, uri: str) -> None:
+        """An item is no more, nor its document."""
+        with writing(self.home):
+            known = self.ledger.get(source, uri)
+            if known is not None:
+                self._delete(known.document_id)
+                self.ledger.remove(known.document_id)
 
     def settle(self) -> None:
         """Finish, in vector stores beside the targets, what an earlier change was stopped in.
@@ -117,20 +129,21 @@ class Writer:
     def _delete(self, document_id: str) -> None:
         self.each(lambda store: store.delete(document_id))
 
-    def _claimed(self, entry: Entry, folder: str) -> Entry:
-        if self.ledger.get(entry.source, entry.uri) is not None:
-            return entry
+    def _claimed(self, entry: Entry) -> Entry:
+        """With the id that its document has or is to have. An upload takes its id, whoever has it: to refuse it would tell that there is such a
+        document, also to who may not read it. A source's item does not: to have it under another id would tell that there is such an upload.
+        """
         if entry.source == UPLOADS:
-            self._replace(entry.document_id)
+            holder = self.ledger.by_document(entry.document_id)
+            if holder is not None and holder.source != UPLOADS:
+                self.ledger.save(holder.replaced())
             return entry
-        return replace(entry, document_id=self.ledger.free_id(entry.document_id, folder))
-
-    def _replace(self, document_id: str) -> None:
-        """An upload takes this id, whoever has it: to refuse it would tell that there is such a document, also to who may not read it."""
-        known = self.ledger.by_document(document_id)
-        if known is not None:
-            free = self.ledger.free_id(known.uri, known.source.rpartition("/")[2])
-            self.ledger.save(replace(known, document_id=free, code="replaced", detail="an upload has its id: it comes back when it changes"))
+        known = self.ledger.get(entry.source, entry.uri)
+        fresh = known is None or known.code == REPLACED
+        document_id = self.ledger.new_id(entry.source, entry.uri) if known is None or fresh else known.document_id
+        if fresh and self.ledger.is_upload(document_id):
+            return replace(entry, fingerprint=known.fingerprint if known else "").replaced()
+        return replace(entry, document_id=document_id)
 
 
 def _permit(store: IndexStore, entry: Entry) -> None:
