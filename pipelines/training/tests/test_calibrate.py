@@ -1,8 +1,14 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
-from quarry_contract.confidence import Signals
+from quarry_contract.confidence import Signals, confidence
+from quarry_contract.manifests import Calibration
 
-from quarry_training.calibrate import Outcome, calibrate, figures, open_book
+from quarry_training.base import BASE_READER, CALIBRATION, PRIOR, resolve_base
+from quarry_training.calibrate import Outcome, calibrate, figures, open_book, read_prior
+from quarry_training.fit import load_model, save
 from quarry_training.squad import Example
 
 
@@ -78,3 +84,32 @@ def test_intervals_stand_beside_the_figures() -> None:
     for name in ("ece", "wrong_among_answered"):
         assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
     assert found["questions"] == 500
+    assert abs(found["ece"] - found["ece_if_true"]) < 0.02  # fitted where it is measured: no more than chance
+
+
+def gap(fitted: Calibration) -> float:
+    """The mean log loss on a large draw: the lower, the nearer to the true probabilities."""
+    found = sample(20_000, 5)
+    sure = np.array([confidence(o.signals, fitted) for o in found])
+    return float(-np.log(np.where([o.right for o in found], sure, 1 - sure)).mean())
+
+
+def test_a_base_s_calibration_helps_where_questions_are_few_and_yields_to_many() -> None:
+    near = Calibration(0.9, -2.3, 0.0, 0.25, 0.15)
+    far = Calibration(0.1, 1.0, 0.0, 0.9, -0.2)
+    few = [sample(40, seed) for seed in range(10, 20)]
+    alone, led = (np.mean([gap(calibrate(found, 0.9, prior=prior)) for found in few]) for prior in (None, near))
+    assert led < alone
+    led_astray, told = (calibrate(sample(20_000, 1), 0.9, prior=prior) for prior in (far, None))
+    assert gap(led_astray) == pytest.approx(gap(told), abs=0.002)
+
+
+def test_what_is_trained_from_the_base_reader_inherits_its_calibration(tmp_path: Path) -> None:
+    base = resolve_base("quarry-base", tmp_path / "base")
+    save(load_model(base), base, tmp_path / "trained")
+    packed = Calibration.from_dict(json.loads((BASE_READER / CALIBRATION).read_text()))
+    assert read_prior(tmp_path / "trained") == read_prior(base) == packed
+    assert read_prior(tmp_path) is None
+    (tmp_path / "trained" / PRIOR).write_text('{"slope": "steep"}')
+    with pytest.raises(ValueError, match=r"is not a calibration .*remove it"):
+        read_prior(tmp_path / "trained")

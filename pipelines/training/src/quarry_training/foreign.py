@@ -31,7 +31,6 @@ from .predict import torch_logits
 from .risk import RiskError
 from .squad import Example
 
-DEV = Path(__file__).parents[4] / "examples" / "questions" / "dev.json"
 UNANSWERABLE = 0.25  # of the questions, asked once more without their document
 SEED = 29
 Books = list[list[Example]]  # each question on its passages, the most similar first
@@ -96,7 +95,7 @@ def sampled(books: Books, most: int) -> Books:
 
 
 def run(base: str, sets: Path, names: Sequence[str], held_out: Sequence[Path], max_wrong: float, most: int) -> dict[str, Any]:
-    """Calibrate `base` on the files in `held_out`, as `calibrate` does on one, and measure it on the sets in `names`.
+    """Calibrate `base` on the files in `held_out`, as `base_reader.pack_calibration` does, and measure it on the sets in `names`.
 
     Raises:
         BaseError, DatasetError: a model or file cannot be used.
@@ -130,7 +129,7 @@ def main() -> None:
     parser.add_argument("--sets", type=Path, required=True, help="folder with the public sets that `make base-reader` takes")
     parser.add_argument("--base", default="quarry-base", help="quarry-base, or a trained reader's folder")
     parser.add_argument("--on", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--held-out", type=Path, nargs="+", default=[DEV, *HELD_OUT.values()], help="SQuAD files to calibrate on")
+    parser.add_argument("--held-out", type=Path, nargs="+", default=list(HELD_OUT.values()), help="SQuAD files to calibrate on")
     parser.add_argument("--max-wrong", type=share, default=0.1)
     parser.add_argument("--most", type=int, default=10_000, help="questions of each file at most")
     args = parser.parse_args()
