@@ -115,6 +115,8 @@ def test_ecks_chart_is_not_told_to_do_what_it_may_not() -> None:
     """Its validate-chart.yaml fails where cluster-scoped resources are off and these are on."""
     told = yaml.safe_load((K8S / "values/eck.yaml").read_text())
     assert (told["createClusterScopedResources"], told["webhook"]["enabled"], told["config"]["validateStorageClass"]) == (False, False, False)
+    assert told["podSecurityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert (told["securityContext"]["allowPrivilegeEscalation"], told["securityContext"]["capabilities"]) == (False, {"drop": ["ALL"]})
 
 
 def test_airflows_scheduler_stands_beside_ingestion_and_fetches_as_collect_would() -> None:

@@ -43,7 +43,11 @@ def test_every_namespace_has_its_pod_security_level_and_only_the_named_ones_are_
     used = {m["metadata"]["namespace"] for m in everything(overlay) if "namespace" in m["metadata"]}
     charts = {line.split()[1] for line in (K8S / "charts.txt").read_text().splitlines() if line and not line.startswith("#")}
     assert used | charts <= levels.keys() | {"kube-system"}  # Kubernetes' own
-    assert {name: level for name, level in levels.items() if level != "restricted"} == {"kubeflow": "baseline", "node-agents": "privileged"}
+    assert {name: level for name, level in levels.items() if level != "restricted"} == {
+        "kubeflow": "baseline",
+        "node-agents": "privileged",
+        "seldon-system": "baseline",
+    }
 
 
 def test_the_platforms_accounts_are_those_that_terraform_gives_roles() -> None:
@@ -80,6 +84,19 @@ def test_our_pods_keep_the_restricted_profile_and_say_what_they_need(overlay: st
             assert {container[p]["httpGet"]["port"] for p in ("startupProbe", "readinessProbe", "livenessProbe") if "exec" not in container[p]} <= ports
             mounted = {m["name"] for m in container["volumeMounts"]}
             assert mounted == {v["name"] for v in pod["volumes"]}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_ecks_operator_does_not_say_for_the_restricted_profile_is_said(overlay: str) -> None:
+    """Of the containers it says the rest (pkg/controller/*/securitycontext.go); whether the pod may be root it says for Elasticsearch alone."""
+    manifests = everything(overlay)
+    templates = [n["podTemplate"] for m in named(manifests, "Elasticsearch") for n in m["spec"]["nodeSets"]]
+    templates += [m["spec"]["podTemplate"] for m in named(manifests, "Kibana")]
+    assert len(templates) == 2
+    for template in templates:
+        security = template["spec"]["securityContext"]
+        assert (security["runAsNonRoot"], security["seccompProfile"]) == (True, {"type": "RuntimeDefault"})
+        assert security["runAsUser"] > 0
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from quarry_contract.index_store import INDEX_DATABASE, SCHEMA_VERSION, connect
-from quarry_contract.manifests import INDEX_MANIFEST, IndexManifest, generation_name, read_manifest
+from quarry_contract.manifests import INDEX_MANIFEST, MODEL_MANIFEST, IndexManifest, ModelManifest, generation_name, read_manifest
 from quarry_contract.releases import index_dir
 from quarry_runtime import tiny
 from quarry_runtime.encode import Encoder
@@ -75,7 +75,9 @@ def test_a_folder_becomes_a_generation_and_bad_files_do_not_stop_it(folder: Path
     encoder = Encoder.load(model)
     assert manifest.generation == found["generation"] == generation_name(encoder.manifest.digest, CHUNKER, SCHEMA_VERSION)
     assert (manifest.encoder_digest, manifest.dimension) == (encoder.manifest.digest, encoder.manifest.dimension)
-    assert json.loads((home / "index" / "targets.json").read_text()) == [{"generation": found["generation"], "model_dir": str(model)}]
+    assert json.loads((home / "index" / "targets.json").read_text()) == [
+        {"generation": found["generation"], "model_dir": str(home / "encoders" / read_manifest(model / MODEL_MANIFEST, ModelManifest).digest)}
+    ]
     assert np.abs(encoder.encode([manifest.canary_text])[0] - np.array(manifest.canary_vector)).max() < 1e-5
     query = """SELECT p.start, p."end", p.text, d.text, d.document_id, d.source, v.vector, d.principals
                FROM passages p JOIN documents d USING (document_id) JOIN vectors v USING (row) ORDER BY 5"""
