@@ -241,6 +241,16 @@ def test_values_are_yaml_and_belong_to_a_chart_that_is_pinned() -> None:
         assert set(overlays.split(",")) <= set(OVERLAYS)
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_seldons_operator_knows_of_keda_where_keda_is_and_after_it(overlay: str) -> None:
+    """Without KEDA_ENABLED it passes over kedaSpec, by which production's readers are scaled; with it, it ends where KEDA's kinds are not."""
+    here = [line.split()[0] for line in (K8S / "charts.txt").read_text().splitlines() if line and line[0] != "#" and overlay in line.split()[5].split(",")]
+    own = K8S / f"values/seldon-core-{overlay}.yaml"
+    told = yaml.safe_load(own.read_text()) if own.exists() else {}
+    assert told == ({"keda": {"enabled": True}} if "keda" in here else {})
+    assert "keda" not in here or here.index("keda") < here.index("seldon-core")
+
+
 @pytest.fixture
 def recorded(tmp_path: Path) -> Iterator[tuple[dict[str, str], Path]]:
     """helm and kubectl that write down how they were called."""
