@@ -12,6 +12,7 @@ WORLD = ("0.0.0.0/0", "::/0")
 # Actions for which AWS takes no narrower resource.
 UNBOUND = (
     "ecr:GetAuthorizationToken",
+    "secretsmanager:GetRandomPassword",
     "elasticloadbalancing:Describe*",
     "ec2:Describe*",
     "ec2:GetInstanceTypesFromInstanceRequirements",

@@ -170,7 +170,11 @@ MUST: dict[str, tuple[tuple[Call, ...], tuple[Call, ...]]] = {
         ),
     ),
     "github-plan": (
-        (call(GET, f"arn:aws:s3:::{NAME}-{ACCOUNT}-state/staging.tfstate"), call(PUT, f"arn:aws:s3:::{NAME}-{ACCOUNT}-state/staging.tfstate.tflock")),
+        (
+            call(GET, f"arn:aws:s3:::{NAME}-{ACCOUNT}-state/staging.tfstate"),
+            call(PUT, f"arn:aws:s3:::{NAME}-{ACCOUNT}-state/staging.tfstate.tflock"),
+            call("secretsmanager:GetRandomPassword"),
+        ),
         (
             call(PUT, f"arn:aws:s3:::{NAME}-{ACCOUNT}-state/staging.tfstate"),
             call(GET, f"{DOCUMENTS}/a.pdf"),

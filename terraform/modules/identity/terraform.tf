@@ -37,6 +37,12 @@ data "aws_iam_policy_document" "plan" {
     actions   = ["secretsmanager:GetSecretValue"]
     resources = var.made_secret_arns
   }
+  # A plan makes the passwords that it would write, and forgets them. AWS takes no narrower resource.
+  statement {
+    sid       = "MakePasswords"
+    actions   = ["secretsmanager:GetRandomPassword"]
+    resources = ["*"]
+  }
   statement {
     sid       = "StateAndSecretsAreEncrypted"
     actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
