@@ -1,4 +1,4 @@
-"""Every environment lives once, in a moto of its own, while the tests that only plan run: applied, planned again, changed, destroyed.
+"""Every environment lives once, in a moto of its own: applied, planned again, changed, destroyed; beside that all are planned on an empty account.
 
 The provider waits a minute and more for a database to come, to change and to go, whatever answers: so all wait at once. The protected one waits
 longest, since its protection has to be taken away first, and begins first.
@@ -19,6 +19,7 @@ from changes import OPENED, PROTECTED, VARIABLES, Touched
 from runner import ENVIRONMENTS, Missing, Resource, Terraform, mirror, moto, prepare, resources
 
 ASKED = "staging"  # as production, but smaller
+Plans = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,13 @@ class Life:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that need an applied environment last, and the whole of its life last of all, so that the others run meanwhile."""
-    items.sort(key=lambda item: [name in getattr(item, "fixturenames", ()) for name in ("ended", "applied")])
+    """First those that ask the applied environment, with which all begin; last those that wait for what goes on beside the others."""
+
+    def late(item: pytest.Item) -> list[bool]:
+        used = getattr(item, "fixturenames", ())
+        return ["plans" in used, "ended" in used, "applied" not in used]
+
+    items.sort(key=late)
 
 
 @pytest.fixture(scope="session")
@@ -141,8 +147,23 @@ def lives(terraform_here: None) -> Iterator[dict[str, Life]]:
             life.pool.shutdown(cancel_futures=True)  # before moto ends
 
 
+def _plan(folder: Path, address: str) -> Plans:
+    like, found = None, {}
+    for name in ENVIRONMENTS:
+        like = prepare(folder / name, name, address, applied=False, like=like, patient=True)
+        found[name] = like.plan()
+    return found
+
+
 @pytest.fixture(scope="session")
-def applied(lives: dict[str, Life]) -> Applied:
+def planning(lives: dict[str, Life]) -> Iterator["Future[Plans]"]:
+    """Every environment is planned on an empty account, while the provider waits for the applied ones."""
+    with tempfile.TemporaryDirectory() as at, moto(Path(at) / "moto.log") as address, ThreadPoolExecutor(1) as pool:
+        yield pool.submit(_plan, Path(at), address)
+
+
+@pytest.fixture(scope="session")
+def applied(lives: dict[str, Life], planning: "Future[Plans]") -> Applied:
     """The environment that is asked, once it is applied."""
     return lives[ASKED].applied.result()
 
@@ -154,11 +175,6 @@ def ended(lives: dict[str, Life]) -> dict[str, Life]:
 
 
 @pytest.fixture(scope="session")
-def plans(lives: dict[str, Life]) -> Iterator[dict[str, dict[str, Any]]]:
-    """What Terraform would make of each environment, everything in it, on an empty account; made while the provider waits for the applied ones."""
-    with tempfile.TemporaryDirectory() as at, moto(Path(at) / "moto.log") as address:
-        like, found = None, {}
-        for name in ENVIRONMENTS:
-            like = prepare(Path(at) / name, name, address, applied=False, like=like, patient=True)
-            found[name] = like.plan()
-        yield found
+def plans(planning: "Future[Plans]") -> Plans:
+    """What Terraform would make of each environment, everything in it, on an empty account."""
+    return planning.result()
