@@ -191,7 +191,7 @@ def test_what_a_source_revokes_is_gone_from_every_way_when_the_run_ends(
     def folder(reader: str) -> None:
         (tmp_path / ".quarry.json").write_text(json.dumps({"principals": {"*": [reader]}}))
 
-    for allow, source, name in ((folder, str(tmp_path), "memo.txt"), (s3, "s3://papers", "object.txt")):
+    for allow, source, name in ((folder, str(tmp_path), f".{tmp_path.name}/memo.txt"), (s3, "s3://papers", ".papers/object.txt")):
         allow("group:readers")
         ingest(home, source)
         until_seen(ria, name)

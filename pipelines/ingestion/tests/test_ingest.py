@@ -207,7 +207,7 @@ def test_names_are_stable_and_never_collide(tmp_path: Path, model: Path) -> None
         found = report(run(root, tmp_path / "home", model))
     assert {report(run(root, tmp_path / "home", model))["encoded"] for root in roots} == {0}
     texts = rows(tmp_path / "home", found["generation"], "SELECT document_id, text FROM documents ORDER BY 1")
-    assert texts == [(name, f"The document of {root}.") for name, root in (("a.txt", roots[0]), ("docs-2/a.txt", roots[2]), ("docs/a.txt", roots[1]))]
+    assert texts == [(name, f"The document of {root}.") for name, root in ((".docs-2/a.txt", roots[1]), (".docs-3/a.txt", roots[2]), ("a.txt", roots[0]))]
 
 
 def test_a_file_name_that_is_not_utf8_and_text_without_tokens(tmp_path: Path, model: Path) -> None:

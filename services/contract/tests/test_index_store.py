@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from quarry_contract.index_store import INDEX_DATABASE, SCHEMA, connect, content_digest
+from quarry_contract.index_store import INDEX_DATABASE, SCHEMA, connect, content_digest, graph_sizes
 
 
 @pytest.fixture
@@ -59,3 +59,15 @@ def test_a_reader_sees_one_version_while_it_reads_and_cannot_write(path: Path) -
     assert reader.execute("SELECT row, revision FROM removed").fetchall() == [(1, 2)]
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         reader.execute("DELETE FROM passages")
+
+
+def test_a_graph_takes_the_same_sizes_however_often_it_grows() -> None:
+    at_once = graph_sizes(0, 60_000)
+    assert at_once[0] == 1 and all(after - size == max(1, size // 50) for size, after in zip(at_once, at_once[1:], strict=False))
+    bit_by_bit, size = [], 0
+    for rows in range(0, 60_000, 777):
+        bit_by_bit += (grown := graph_sizes(size, rows))
+        size = grown[-1] if grown else size
+        assert size <= rows <= size + max(1, size // 50)
+    assert bit_by_bit == at_once[: len(bit_by_bit)] and bit_by_bit[-1] > 50_000
+    assert graph_sizes(1_003, 1_025) == [1_017], "what came off the ladder gets on it again"
