@@ -1,6 +1,7 @@
 """index.db: its schema works, a reader cannot write and sees one version, and its digest tells contents apart, not histories."""
 
 import sqlite3
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_a_reader_sees_one_version_while_it_reads_and_cannot_write(path: Path) -
 
 def test_a_graph_takes_the_same_sizes_however_often_it_grows() -> None:
     at_once = graph_sizes(0, 60_000)
-    assert at_once[0] == 1 and all(after - size == max(1, size // 50) for size, after in zip(at_once, at_once[1:], strict=False))
+    assert at_once[0] == 1 and all(after - size == max(1, size // 50) for size, after in pairwise(at_once))
     bit_by_bit, size = [], 0
     for rows in range(0, 60_000, 777):
         bit_by_bit += (grown := graph_sizes(size, rows))
