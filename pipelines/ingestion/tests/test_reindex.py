@@ -65,20 +65,20 @@ def test_reindex_needs_no_source_and_ingest_then_writes_to_both(home: Path, mode
     found = reindex(home, models[1])
     assert [found[name] for name in ("documents", "passages", "encoded", "skipped")] == [2, 2, 2, []]
     (home.parent / "away").rename(home.parent / "two")
-    assert held(home, models[0]) == held(home, models[1]) == ["one.txt", "two.txt"]
+    assert held(home, models[0]) == held(home, models[1]) == [".two/two.txt", "one.txt"]
     assert reindex(home, models[1])["encoded"] == 0
     (home.parent / "one" / "new.txt").write_text("The wall.")
     (home.parent / "one" / "one.txt").unlink()
     assert sync(Folder(home.parent / "one"), home, models[0])["encoded"] == 2, "one passage in each generation"
-    assert held(home, models[0]) == held(home, models[1]) == ["new.txt", "two.txt"]
+    assert held(home, models[0]) == held(home, models[1]) == [".two/two.txt", "new.txt"]
     assert digests(home)["digests"] == whole(home, models[0], tmp_path / "x") | whole(home, models[1], tmp_path / "y")
 
 
 def test_a_reindex_that_is_killed_is_finished_by_whoever_comes_next(home: Path, models: tuple[Path, Path], tmp_path: Path) -> None:
     assert in_child(lambda: reindex(home, models[1]), kill_in("_level", 2)) == KILLED
-    assert held(home, models[1]) == ["one.txt"]
+    assert held(home, models[1]) == [".two/two.txt"]
     assert sync(Folder(home.parent / "one"), home, models[0])["encoded"] == 1
-    assert held(home, models[1]) == ["one.txt", "two.txt"]
+    assert held(home, models[1]) == [".two/two.txt", "one.txt"]
     assert reconcile(home)["sound"]
 
 
@@ -92,10 +92,10 @@ def test_reconciliation_alone_makes_the_targets_the_same(home: Path, models: tup
     assert held(home, models[0]) != held(home, models[1])
     other = read_targets(home)[1][0]
     found = reconcile(home)
-    assert found["documents_of_no_item"] == ["more.txt"]
+    assert found["documents_of_no_item"] == [".two/more.txt"]
     assert found["items_without_document"] == ["one.txt"]
     assert {"generation": other, "document": "one.txt"} in found["differing_targets"]
-    assert held(home, models[0]) == held(home, models[1]) == ["two.txt"]
+    assert held(home, models[0]) == held(home, models[1]) == [".two/two.txt"]
 
 
 def test_a_change_while_it_runs_reaches_both(home: Path, models: tuple[Path, Path]) -> None:
@@ -112,7 +112,7 @@ def test_a_change_while_it_runs_reaches_both(home: Path, models: tuple[Path, Pat
 
     source.items = items  # type: ignore[method-assign]
     sync(source, home, models[0])
-    assert held(home, models[0]) == held(home, models[1]) == ["late.txt", "one.txt", "two.txt"]
+    assert held(home, models[0]) == held(home, models[1]) == [".two/two.txt", "late.txt", "one.txt"]
 
 
 def command(home: Path, model: Path) -> list[str]:
