@@ -38,7 +38,7 @@ P ?= $(PROJECTS)
 # Suites that run side by side; each prints when it has ended.
 TEST_JOBS ?= 2
 # What the tests start besides Python: PostgreSQL under MLflow; our images as pods; Java under Spark; Prometheus over a canary's figures; a linter of shell scripts.
-DEBIAN_PACKAGES := postgresql buildah podman runc catatonit netavark aardvark-dns iproute2 mmdebstrap prometheus shellcheck openjdk-17-jre-headless
+DEBIAN_PACKAGES := postgresql buildah podman runc catatonit netavark aardvark-dns iptables iproute2 mmdebstrap prometheus shellcheck openjdk-17-jre-headless
 
 TRAINING := $(QUARRY_TRAINING_PYTHON) -W ignore -m
 KUBEFLOW := $(CURDIR)/pipelines/kubeflow/.venv/bin/python -W ignore -m quarry_kubeflow
