@@ -1,5 +1,5 @@
 """Train Quarry's base reader anew: sentences, paragraphs (two seeds, averaged), documents, working documents, near passages, more of them from the
-average of the two before; packed in half precision, and calibrated on held-out documents of our own.
+average of the two before, an encyclopaedia's passages averaged with that; packed in half precision, and calibrated on held-out documents of our own.
 
 Averaging the weights of runs that share their beginning: Wortsman et al. 2022, "Model soups".
 """
@@ -24,6 +24,7 @@ DATA = Path(__file__).parents[2] / "data"
 QUESTIONS = DATA / "wikipedia-questions.jsonl"
 WORKING = DATA / "working-documents.json"
 NEAR, MORE_NEAR = DATA / "near-passages.json", DATA / "near-passages-more.json"
+ENCYCLOPAEDIA = DATA / "encyclopaedia.json"
 HELD_OUT = {name.replace("-", "_"): DATA / f"{name}-held-out.json" for name in ("working-documents", "near-passages", "encyclopaedia")}
 SAMPLE = Path(__file__).parents[4] / "examples" / "questions" / "train.json"
 STAGE_ONE = FitSettings(learning_rate=2.2e-4, batch_size=16, epochs=1.0)
@@ -32,6 +33,7 @@ STAGE_THREE = FitSettings(learning_rate=1e-4, batch_size=16, epochs=1.3, seed=19
 STAGE_FOUR = FitSettings(learning_rate=1.6e-4, batch_size=16, epochs=1.15, seed=21)
 STAGE_FIVE = FitSettings(learning_rate=1.3e-4, batch_size=16, epochs=1.0, seed=23)
 STAGE_SIX = FitSettings(learning_rate=1e-4, batch_size=16, epochs=1.0, seed=27)
+STAGE_SEVEN = FitSettings(learning_rate=1.6e-4, batch_size=16, epochs=1.0, seed=33)
 MIX_OF_STAGE_SIX = mix.MixSettings(seed=31)
 SEEDS = (17, 18)
 QUESTIONS_PER_SENTENCE = 24
@@ -95,8 +97,8 @@ def train(sets: Path, work: Path) -> None:
     for seed, run in zip(SEEDS, runs, strict=True):
         if not (run / "fit.json").exists():
             fit(first, examples, run, FitSettings(**{**vars(STAGE_TWO), "seed": seed}))
-    names = ("averaged", "documents", "working-documents", "near-passages", "averaged-again", "more-near-passages")
-    averaged, documents, working, near, again, last = (work / name for name in names)
+    names = ("averaged", "documents", "working-documents", "near-passages", "averaged-again", "more-near-passages", "encyclopaedia", "averaged-last")
+    averaged, documents, working, near, again, more, ency, last = (work / name for name in names)
     save(average(runs), first, averaged)
     if not (documents / "fit.json").exists():
         fit(averaged, mix.documents(sets, QUESTIONS, SAMPLE, mix.MixSettings()), documents, STAGE_THREE)
@@ -105,11 +107,14 @@ def train(sets: Path, work: Path) -> None:
     if not (near / "fit.json").exists():
         fit(working, mix.near_passages(sets, QUESTIONS, SAMPLE, WORKING, [NEAR], mix.MixSettings()), near, STAGE_FIVE)
     save(average([working, near]), working, again)
-    if not (last / "fit.json").exists():
-        fit(again, mix.near_passages(sets, QUESTIONS, SAMPLE, WORKING, [NEAR, MORE_NEAR], MIX_OF_STAGE_SIX), last, STAGE_SIX)
+    if not (more / "fit.json").exists():
+        fit(again, mix.near_passages(sets, QUESTIONS, SAMPLE, WORKING, [NEAR, MORE_NEAR], MIX_OF_STAGE_SIX), more, STAGE_SIX)
+    if not (ency / "fit.json").exists():
+        fit(more, mix.encyclopaedia(sets, QUESTIONS, SAMPLE, [WORKING, NEAR, MORE_NEAR], ENCYCLOPAEDIA, mix.MixSettings()), ency, STAGE_SEVEN)
+    save(average([more, ency]), more, last)
     pack_base_reader(load_model(last))
     pack_calibration(last)
-    print(json.dumps({run.name: score(run, sets) for run in [first, *runs, averaged, documents, working, near, again, last]}, indent=1))
+    print(json.dumps({run.name: score(run, sets) for run in [first, *runs, averaged, documents, working, near, again, more, ency, last]}, indent=1))
 
 
 if __name__ == "__main__":

@@ -23,13 +23,14 @@ MAX_ANSWER_WORDS = 25
 
 @dataclass(frozen=True)
 class MixSettings:
-    """How many examples of each kind stage two takes."""
+    """How many examples of each kind stages two and seven take."""
 
     qamr_among_distractors: int = 2600
     policy: int = 700
     covid: int = 350
     hard_negatives: int = 1100
     qamr_negatives: int = 400
+    encyclopaedia: int = 8000
     crop_share: float = 0.4
     seed: int = 5
 
@@ -195,3 +196,20 @@ def near_passages(data_dir: Path, questions: Path, sample: Path, own_documents: 
     negatives = hard_negatives([e for e in new if e.answers], rng)
     negatives = hard_negatives([e for e in ours if e.answers], rng) + rng.sample(negatives, len(negatives) // 2)
     return new + cropped + ours * 2 + [_crop(e, rng) for e in ours] + negatives
+
+
+def encyclopaedia(data_dir: Path, questions: Path, sample: Path, own: Sequence[Path], new: Path, settings: MixSettings) -> list[Example]:
+    """Stage seven: passages of an encyclopaedia's kind in which several things of one kind stand side by side, with a third of what was read before.
+
+    They are asked under heading, title or nothing alike; some of the answerable questions also of the most similar other passage.
+    """
+    rng = Random(settings.seed + 4)  # noqa: S311
+    ours = _checked(sample)
+    passages = [replace(e, heading=rng.choice((e.heading, e.title, ""))) for e in rng.sample(_checked(new), settings.encyclopaedia)]
+    documents, _ = split_by_context([e for path in own for e in _checked(path)], HELD_OUT_OF_OWN_PERCENT)
+    wikipedia, _ = split_by_context(_checked(data_dir / "squad-paraphrased.json"), HELD_OUT_PERCENT)
+    before = rng.sample(wikipedia, 700) + rng.sample(own_questions(questions, {e.context for e in wikipedia}), 600)
+    before = [replace(e, heading=e.title if rng.random() < 0.5 else "") for e in before] + rng.sample(documents, 1200)
+    cropped = [_crop(e, rng) if rng.random() < settings.crop_share else e for e in before + passages]
+    negatives = hard_negatives(rng.sample([e for e in passages if e.answers], settings.encyclopaedia // 8), rng)
+    return cropped + ours + hard_negatives([e for e in ours if e.answers], rng) + negatives
