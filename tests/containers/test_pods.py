@@ -15,6 +15,7 @@ from e2e.machine import QUESTIONS
 
 from .world import Request, World, asked, get
 
+PAUSE_SEC = 0.02  # between one caller's questions: a refusal comes at once, and the processors are needed by what starts again
 PODS = ["quarry-gateway", "quarry-reader", "quarry-retriever"]
 # In the container: every folder there is, and what comes of writing into it. /dev, /proc and /sys are the runtime's.
 WRITE_EVERYWHERE = """
@@ -57,13 +58,14 @@ class Callers:
             question = QUESTIONS[number % len(QUESTIONS)]
             number += 1
             self.replies.append((question, *get(self._url, asked(question))))
+            time.sleep(PAUSE_SEC)
 
 
 def until(reached: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < end, "not reached"
-        time.sleep(0.05)
+        time.sleep(0.2)  # podman itself is a process to start
 
 
 def without_id(reply: dict[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def executors() -> list[tuple[str, dict[str, Any]]]:
     """(pipeline, container) of every step that the compiled pipelines run."""
     found = []
     for path in sorted(PACKAGES.glob("*.yaml")):
-        spec = next(d for d in yaml.safe_load_all(path.read_text()) if "deploymentSpec" in d)
+        spec = next(d for d in yaml.load_all(path.read_text(), Loader=yaml.CSafeLoader) if "deploymentSpec" in d)
         found += [(path.stem, e["container"]) for e in spec["deploymentSpec"]["executors"].values()]
     return found
 

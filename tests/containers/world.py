@@ -46,6 +46,7 @@ class World:
     endpoint: str
     pods: dict[str, Pod] = field(default_factory=dict)
     once: dict[str, Pod] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)
 
     @property
     def bucket(self) -> str:
@@ -77,9 +78,11 @@ class World:
         self.engine.podman("kube", "play", "--network", NETWORK, str(path))
 
     def address(self, pod: str) -> str:
-        """A pod's IP address."""
-        infra = self.engine.podman("pod", "inspect", self.pods[pod].name, "--format", "{{.InfraContainerID}}")
-        return str(self.engine.inspect(infra)["NetworkSettings"]["Networks"][NETWORK]["IPAddress"])
+        """A pod's IP address: the pod keeps it, whatever becomes of its containers."""
+        if pod not in self.addresses:
+            infra = self.engine.podman("pod", "inspect", self.pods[pod].name, "--format", "{{.InfraContainerID}}")
+            self.addresses[pod] = str(self.engine.inspect(infra)["NetworkSettings"]["Networks"][NETWORK]["IPAddress"])
+        return self.addresses[pod]
 
     def probe(self, pod: str, kind: str) -> int:
         """The status of the pod's probes of a kind, asked as the kubelet does; the worst of them, 0 for no answer."""
@@ -93,9 +96,12 @@ class World:
         until = time.monotonic() + READY_SEC
         for pod in pods or tuple(self.pods):
             while self.probe(pod, "readinessProbe") != 200:
-                logs = [self.engine.run("podman", "logs", "--tail", "5", name, check=False) for name in self.pods[pod].containers]
-                assert time.monotonic() < until, f"{pod} is not ready: {[log.stdout + log.stderr for log in logs]}"
+                assert time.monotonic() < until, f"{pod} is not ready: {self._said(pod)}"
                 time.sleep(0.2)
+
+    def _said(self, pod: str) -> list[str]:
+        logs = [self.engine.run("podman", "logs", "--tail", "5", name, check=False) for name in self.pods[pod].containers]
+        return [log.stdout + log.stderr for log in logs]
 
     def container(self, pod: str) -> str:
         """The one container of a pod that stays."""

@@ -1,11 +1,15 @@
 """A state folder with tiny models, and the real services on it as processes."""
 
+import atexit
 import json
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 import urllib.request
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +110,17 @@ def environment_of(home: Path) -> dict[str, str]:
 
 
 def make_models(home: Path) -> None:
-    """Readers 1 to 3 and retrievers 1 and 2."""
+    """Readers 1 to 3 and retrievers 1 and 2, a copy of each its own."""
+    shutil.copytree(_made() / "models", home / "models")
+
+
+@cache
+def _made() -> Path:
+    """They are made once in a session."""
+    home = Path(tempfile.mkdtemp(prefix="quarry-models-"))
+    atexit.register(shutil.rmtree, home)
     run_python("services/reader", "-c", ARTEFACTS, str(home), *WORDS)
+    return home
 
 
 def ingest(home: Path, *what: str, version: int = 1) -> dict[str, Any]:

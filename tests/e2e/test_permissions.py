@@ -230,3 +230,4 @@ def until_seen(caller: Caller, document_id: str) -> None:
     give_up = time.monotonic() + 30
     while len(seen(caller, document_id)) < 4 * len(RETRIEVALS) + 1:
         assert time.monotonic() < give_up, seen(caller, document_id)
+        time.sleep(0.1)

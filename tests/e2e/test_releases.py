@@ -13,6 +13,8 @@ from quarry_contract.manifests import MODEL_MANIFEST, digest_file
 from .conftest import CLONE
 from .machine import NEEDED, QUESTIONS, WORDS, Machine, bind_parts, environment_of, ingest, make_models
 
+PAUSE_SEC = 0.01  # between one caller's questions: the processors are needed by what starts meanwhile
+
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
@@ -93,6 +95,7 @@ class Callers:
                 self.replies.append((question, *self._machine.ask(question)))
             except OSError as error:  # refusals and passed deadlines are HTTPError, which is one
                 self.failures.append(repr(error))
+            time.sleep(PAUSE_SEC)
 
     def wait_for(self, more: int) -> None:
         """So many more replies."""

@@ -71,7 +71,7 @@ class Caller:
         status, job = self.send(method, f"/v1/documents/{document_id}", body, **headers)
         assert status == 202, job
         while job["state"] in ("queued", "running"):
-            time.sleep(0.02)
+            time.sleep(0.05)
             status, job = self.send("GET", f"/v1/jobs/{job['job_id']}")
             assert status == 200, job
         return {name: value for name, value in job.items() if name not in ("job_id", "created", "finished", "request_id")}

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,21 @@ def render(given: dict[str, Any], files: Sequence[Path] = (), chart: Path = CHAR
     Raises:
         HelmError: it refuses.
     """
+    template = _template if chart == CHART else _template.__wrapped__  # a copy may change
+    text = template(json.dumps(given), tuple((file, file.read_text()) for file in files), chart)
+    return [m for m in yaml.load_all(text, Loader=yaml.CSafeLoader) if m]
+
+
+@cache  # many tests ask for the same
+def _template(given: str, files: tuple[tuple[Path, str], ...], chart: Path) -> str:
+    """What helm prints; the files' texts are there to tell one call from another."""
     command = [HELM, "template", "quarry", str(chart), "--namespace", "quarry"]
-    for file in files:
+    for file, _ in files:
         command += ["--values", str(file)]
-    done = subprocess.run([*command, "--values", "-"], input=json.dumps(given), capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, "--values", "-"], input=given, capture_output=True, text=True, timeout=60)
     if done.returncode:
         raise HelmError(done.stderr)
-    return [m for m in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if m]
+    return done.stdout
 
 
 @dataclass(frozen=True)

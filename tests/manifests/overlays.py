@@ -42,7 +42,7 @@ def rendered(folder: str) -> tuple[Manifest, ...]:
         (copy / "overlays/kind/release.env").write_text(RELEASE)
         done = subprocess.run(["kubectl", "kustomize", str(copy / folder)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    return tuple(filter(None, yaml.safe_load_all(done.stdout)))
+    return tuple(filter(None, yaml.load_all(done.stdout, Loader=yaml.CSafeLoader)))
 
 
 def everything(overlay: str) -> tuple[Manifest, ...]:

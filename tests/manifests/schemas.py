@@ -9,11 +9,14 @@ from functools import cache
 from typing import Any
 
 import kubernetes_validate
-from kubernetes_validate.utils import all_versions
+from kubernetes_validate import utils
+
+# The validator parses its files, of megabytes, anew for each object: they are read once.
+utils.all_versions, utils.schema_contents = cache(utils.all_versions), cache(utils.schema_contents)
 
 Manifest = Mapping[str, Any]
 
-MINOR_VERSIONS = sorted({".".join(v.split(".")[:2]) for v in all_versions()}, key=lambda v: int(v.split(".")[1]))[-3:]
+MINOR_VERSIONS = sorted({".".join(v.split(".")[:2]) for v in utils.all_versions()}, key=lambda v: int(v.split(".")[1]))[-3:]
 
 Shape = Mapping[str, Any] | type | tuple[type, ...]
 # {name: shape}: an object with these fields at most; "*" any name. A list's shape is that of its items, in a one-item list.
@@ -117,7 +120,7 @@ def problems(manifest: Manifest) -> list[str]:
     return list(_told(json.dumps(manifest, sort_keys=True)))
 
 
-@cache  # the validator reads its files anew each time, and most objects come again and again
+@cache  # most objects come again and again
 def _told(text: str) -> tuple[str, ...]:
     manifest = json.loads(text)
     key = f"{manifest['apiVersion']}/{manifest['kind']}"

@@ -1,5 +1,6 @@
 """A laptop's cluster: what stands in it, who speaks to whom there, what it asks for, and `cluster.sh` with docker, kind, kubectl, helm and make recorded."""
 
+import copy
 import importlib.util
 import os
 import pwd
@@ -68,7 +69,7 @@ FAULTS: dict[str, tuple[str, str, tuple[str | int, ...], Any]] = {
 def test_a_planted_fault_changes_the_flows(name: str) -> None:
     kind, called, path, instead = FAULTS[name]
     sound = (*everything("kind"), *laptop())
-    faulty = yaml.safe_load(yaml.safe_dump(sound))
+    faulty = copy.deepcopy(sound)
     [place] = (m for m in faulty if (m["kind"], m["metadata"]["name"]) == (kind, called))
     for step in path[:-1]:
         place = place[step]

@@ -33,6 +33,7 @@ from .crash import KILLED, full_at, in_child, kill_at, kill_in
 
 SEQUENCES = int(os.environ.get("QUARRY_SEQUENCES", "500"))
 AT_ONCE = 50
+LOAD = Encoder.load
 NAMES = ("a.txt", "b.txt", "sub/c.txt", "sub/d.txt", "e.txt")
 UPLOADED = ("up/x", "up/y")
 STEPS = ("IndexStore.put", "IndexStore.delete", "Ledger.save", "Ledger.remove", "Ledger.mark_seen", "_level", "finish")
@@ -60,7 +61,13 @@ def fast(tmp_path: Path) -> Iterator[Path]:
 
 @cache
 def encoder(folder: Path) -> Encoder:
-    return Encoder.load(folder)
+    return LOAD(folder)
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model never changes here, and a session of one thread runs in a forked child too: loading it in every run would be a third of the time."""
+    monkeypatch.setattr(Encoder, "load", encoder)
 
 
 @cache

@@ -37,6 +37,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def short_lived_java() -> Iterator[None]:
+    """Java compiles once, quickly: its second compiler costs more than such short runs ever win by it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+        yield
+
+
 def fill(docs: Path) -> None:
     """Good documents (one longer than several partitions' worth of results) and bad ones."""
     (docs / "sub").mkdir(parents=True)

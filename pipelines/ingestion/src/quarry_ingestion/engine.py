@@ -9,7 +9,6 @@ from .blocks import Document
 from .extract import Skipped
 from .ledger import Entry
 from .read import copied, digest, read, too_large
-from .s3 import Prefix
 from .sources import Folder, Forbidden, Item, Source, Vanished
 from .targets import Passages, Target
 
@@ -91,4 +90,8 @@ def open_source(address: str) -> Source:
     Raises:
         SourceError: it is neither.
     """
-    return Prefix(address) if address.startswith("s3:") else Folder(Path(address))
+    if not address.startswith("s3:"):
+        return Folder(Path(address))
+    from .s3 import Prefix  # boto3, which no folder needs
+
+    return Prefix(address)

@@ -9,6 +9,7 @@ import stat
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -20,6 +21,18 @@ from .package import XLSX
 from .sources import readable
 
 VERSION = 2  # raised whenever the same bytes give another text
+# What the extractors import, by the suffixes their files mostly have: who reads text files need not wait for the library of another format.
+_MARKUP = ("bs4", "lxml.etree")
+_PARSERS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((".txt", ".text", ".csv", ".tsv"), ()),
+    **dict.fromkeys((".md", ".markdown"), ("markdown_it", *_MARKUP)),
+    **dict.fromkeys((".html", ".htm", ".xhtml", ".eml"), _MARKUP),
+    ".pdf": ("pdfplumber",),
+    ".docx": ("docx",),
+    ".pptx": ("pptx",),
+    ".xlsx": ("openpyxl",),
+}
+_ALL = tuple(dict.fromkeys(parser for parsers in _PARSERS.values() for parser in parsers))
 
 
 @dataclass(frozen=True)
@@ -73,15 +86,10 @@ def _regular_file(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def preload() -> None:
-    """Import the parsers once, so that the forked children need not."""
-    import bs4  # noqa: F401
-    import docx  # noqa: F401
-    import lxml.etree  # noqa: F401
-    import markdown_it  # noqa: F401
-    import openpyxl  # noqa: F401
-    import pdfplumber  # noqa: F401
-    import pptx  # noqa: F401
+def preload(suffix: str = "") -> None:
+    """Import the parsers of files whose names end so, or all, once, so that the forked children need not: those of a misnamed file its child imports."""
+    for parser in _PARSERS.get(suffix.lower(), _ALL):
+        import_module(parser)
 
 
 def _in_child(load: Callable[[], bytes], source: str, limits: Limits) -> Document | Skipped:

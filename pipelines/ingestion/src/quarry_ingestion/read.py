@@ -37,7 +37,7 @@ def digest(path: Path) -> str:
 
 def read(path: Path) -> Document | Skipped:
     """The document in a file. Never raises for what is in the file."""
-    _preload()
+    _preload(path.suffix.lower())
     return extract(path, path.parent)
 
 
