@@ -46,7 +46,6 @@ class World:
     endpoint: str
     pods: dict[str, Pod] = field(default_factory=dict)
     once: dict[str, Pod] = field(default_factory=dict)
-    addresses: dict[str, str] = field(default_factory=dict)
 
     @property
     def bucket(self) -> str:
@@ -78,11 +77,9 @@ class World:
         self.engine.podman("kube", "play", "--network", NETWORK, str(path))
 
     def address(self, pod: str) -> str:
-        """A pod's IP address: the pod keeps it, whatever becomes of its containers."""
-        if pod not in self.addresses:
-            infra = self.engine.podman("pod", "inspect", self.pods[pod].name, "--format", "{{.InfraContainerID}}")
-            self.addresses[pod] = str(self.engine.inspect(infra)["NetworkSettings"]["Networks"][NETWORK]["IPAddress"])
-        return self.addresses[pod]
+        """A pod's IP address."""
+        infra = self.engine.podman("pod", "inspect", self.pods[pod].name, "--format", "{{.InfraContainerID}}")
+        return str(self.engine.inspect(infra)["NetworkSettings"]["Networks"][NETWORK]["IPAddress"])
 
     def probe(self, pod: str, kind: str) -> int:
         """The status of the pod's probes of a kind, asked as the kubelet does; the worst of them, 0 for no answer."""
