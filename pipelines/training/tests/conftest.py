@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from quarry_training import export
+from quarry_training.fit import FitSettings, fit
 from quarry_training.squad import Example
 
 from . import servers
@@ -79,17 +80,25 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_dpr(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Question and context encoder, in the layout of the Hub's facebook/dpr-* models."""
     torch.manual_seed(4)
-    config = DPRConfig(**{name: getattr(_config(), name) for name in SIZES})
+    config = DPRConfig(**{name: getattr(_config(), name) for name in SIZES} | {"num_hidden_layers": 1})
     made = (DPRQuestionEncoder(config), DPRContextEncoder(config))
     return _write(tmp_path_factory.mktemp("tiny-dpr-q"), made[0]), _write(tmp_path_factory.mktemp("tiny-dpr-p"), made[1])
 
 
 @pytest.fixture(scope="session")
-def artefacts(tiny_reader: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the exported artefacts `reader` and `retriever`."""
+def trained_reader(tiny_reader: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `fit` wrote of training on facts(108): once for all tests that need a reader which knows something."""
+    folder = tmp_path_factory.mktemp("trained-reader")
+    fit(tiny_reader, facts(108), folder, FitSettings(learning_rate=3e-3, batch_size=8, epochs=60, threads=1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def artefacts(trained_reader: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the exported artefacts `reader` and `retriever`, which no test changes: an export takes the processor for seconds."""
     folder = tmp_path_factory.mktemp("artefacts")
-    model = AutoModelForQuestionAnswering.from_pretrained(str(tiny_reader))
-    export.export_reader(model, tiny_reader, folder / "reader", "tiny", Calibration(0.5, 0.0, 0.4), {"ece": 0.1}, "a" * 64)
+    model = AutoModelForQuestionAnswering.from_pretrained(str(trained_reader))
+    export.export_reader(model, trained_reader, folder / "reader", "tiny", Calibration(0.5, 0.0, 0.4), {"ece": 0.1}, "a" * 64)
     export.export_retriever(tiny_encoder, folder / "retriever", "tiny")
     return folder
 

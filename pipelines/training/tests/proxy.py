@@ -2,20 +2,14 @@
 
 import contextlib
 import http.client
-import multiprocessing
-import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import mlflow
-
-# Client processes are forked from one that has imported the program, and nothing else: no threads, no state of the tests.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["quarry_training.register"])
+from . import processes
 
 
 class Proxy(ThreadingHTTPServer):
@@ -85,18 +79,7 @@ def proxy(server: str) -> Iterator[Proxy]:
         made.server_close()
 
 
-def start(uri: str, log: Path, *arguments: str) -> "multiprocessing.process.BaseProcess":
+def start(uri: str, log: Path, *arguments: str) -> BaseProcess:
     """`python -m quarry_training.register ARGUMENTS` in a process of its own, its words in `log`."""
-    process = PROCESSES.Process(target=_register, args=(uri, log, arguments))
-    process.start()
-    return process
-
-
-def _register(uri: str, log: Path, arguments: tuple[str, ...]) -> None:
-    from quarry_training import register
-
-    os.environ |= {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0"}
-    mlflow.set_tracking_uri(uri)
-    sys.argv = ["register", *arguments]
-    sys.stderr = log.open("w")  # flushed by multiprocessing at the end
-    register.main()
+    environment = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0"}
+    return processes.start("register", arguments, log, environment)

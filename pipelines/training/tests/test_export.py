@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,8 @@ import onnxruntime
 import pytest
 import torch
 from quarry_contract.manifests import MODEL_MANIFEST, Calibration, ManifestError, ModelManifest, read_manifest, verify_files
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering, BertConfig
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from quarry_training import base, export
 from quarry_training.features import load_tokenizer
@@ -14,32 +16,29 @@ from quarry_training.predict import onnx_logits, predict, torch_logits
 
 from .conftest import facts
 
-CALIBRATION = Calibration(0.5, -0.2, 0.4)
-
 
 def reader(folder: Path) -> torch.nn.Module:
     model: torch.nn.Module = AutoModelForQuestionAnswering.from_pretrained(str(folder))
     return model
 
 
-def test_the_exported_reader_says_what_the_trained_one_says(tiny_reader: Path, tmp_path: Path) -> None:
-    model = reader(tiny_reader)
-    manifest = export.export_reader(model, tiny_reader, tmp_path, "tiny", CALIBRATION, {"f1": 1.0}, "d" * 64)
-    tokenizer = load_tokenizer(tiny_reader)
+def test_the_exported_reader_says_what_the_trained_one_says(trained_reader: Path, artefacts: Path) -> None:
+    manifest = read_manifest(artefacts / "reader" / MODEL_MANIFEST, ModelManifest)
+    tokenizer = load_tokenizer(trained_reader)
     examples = facts(30)
-    ours = predict(onnx_logits(tmp_path / "model.onnx"), tokenizer, examples)
-    theirs = predict(torch_logits(model), tokenizer, examples)
+    ours = predict(onnx_logits(artefacts / "reader" / "model.onnx"), tokenizer, examples)
+    theirs = predict(torch_logits(reader(trained_reader)), tokenizer, examples)
     assert [p.text for p in ours] == [p.text for p in theirs]
     assert [p.null_score for p in ours] == pytest.approx([p.null_score for p in theirs], abs=1e-3)
     assert manifest.metrics["export_max_difference"] <= export.PARITY_TOLERANCE
+    assert (manifest.metrics["ece"], manifest.calibration, manifest.data_digest) == (0.1, Calibration(0.5, 0.0, 0.4), "a" * 64)
     assert manifest.max_tokens == 128
-    assert read_manifest(tmp_path / MODEL_MANIFEST, ModelManifest) == manifest
-    verify_files(tmp_path, manifest.files)
+    verify_files(artefacts / "reader", manifest.files)
 
 
-def test_the_encoder_pools_over_real_tokens_and_normalises(tiny_encoder: Path, tmp_path: Path) -> None:
-    manifest = export.export_retriever(tiny_encoder, tmp_path, "tiny")
-    session = onnxruntime.InferenceSession(str(tmp_path / "encoder.onnx"))
+def test_the_encoder_pools_over_real_tokens_and_normalises(artefacts: Path) -> None:
+    manifest = read_manifest(artefacts / "retriever" / MODEL_MANIFEST, ModelManifest)
+    session = onnxruntime.InferenceSession(str(artefacts / "retriever" / "encoder.onnx"))
     ids = np.array([[2, 7, 8, 3]])
 
     def encode(padding: int) -> np.ndarray:
@@ -53,7 +52,21 @@ def test_the_encoder_pools_over_real_tokens_and_normalises(tiny_encoder: Path, t
     assert (manifest.dimension, manifest.question_encoder, manifest.passage_encoder) == (32, "encoder.onnx", "encoder.onnx")
 
 
-def test_an_export_that_computes_something_else_is_refused(tiny_reader: Path, tmp_path: Path) -> None:
+class Shallow(torch.nn.Module):
+    """A reader without layers between embedding and head."""
+
+    config = BertConfig(vocab_size=99, max_position_embeddings=128)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = torch.nn.Embedding(99, 8), torch.nn.Linear(8, 2)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> QuestionAnsweringModelOutput:
+        start, end = self.head(self.embedding(input_ids) * attention_mask.unsqueeze(-1)).unbind(-1)
+        return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
+
+
+def test_an_export_that_computes_something_else_is_refused(tmp_path: Path) -> None:
     class Fickle(export.SpanReader):
         """Computes something else while it is exported."""
 
@@ -62,12 +75,14 @@ def test_an_export_that_computes_something_else_is_refused(tiny_reader: Path, tm
             return (start + 1 if torch.compiler.is_exporting() else start), end
 
     with pytest.raises(export.ExportError, match="differ by"):
-        export._export(Fickle(reader(tiny_reader)), tmp_path / "model.onnx", ("start_logits", "end_logits"))
+        export._export(Fickle(Shallow()), tmp_path / "model.onnx", ("start_logits", "end_logits"))
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_a_changed_file_no_longer_fits_its_manifest(tiny_encoder: Path, tmp_path: Path) -> None:
-    manifest = export.export_retriever(tiny_encoder, tmp_path, "tiny")
+def test_a_changed_file_no_longer_fits_its_manifest(artefacts: Path, tmp_path: Path) -> None:
+    shutil.copytree(artefacts / "retriever", tmp_path, dirs_exist_ok=True)
+    manifest = read_manifest(tmp_path / MODEL_MANIFEST, ModelManifest)
+    verify_files(tmp_path, manifest.files)
     content = bytearray((tmp_path / "encoder.onnx").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "encoder.onnx").write_bytes(content)
@@ -105,8 +120,7 @@ def test_pickled_weights_are_never_loaded(tiny_reader: Path, tmp_path: Path) -> 
     assert not canary.exists()
 
 
-def test_manifest_explains_itself(tiny_encoder: Path, tmp_path: Path) -> None:
-    export.export_retriever(tiny_encoder, tmp_path, "tiny")
-    written = json.loads((tmp_path / MODEL_MANIFEST).read_text())
+def test_manifest_explains_itself(artefacts: Path) -> None:
+    written = json.loads((artefacts / "retriever" / MODEL_MANIFEST).read_text())
     assert written["base"] == "tiny"
     assert set(written["files"]) == {"encoder.onnx", "tokenizer.json"}

@@ -19,24 +19,20 @@ from quarry_training.stopping import held_out_f1
 
 from .conftest import facts
 
-SETTINGS = FitSettings(learning_rate=3e-3, batch_size=8, epochs=60, threads=1)
-
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(str(folder / "model.safetensors"))
 
 
-def test_it_learns_what_the_questions_teach(tiny_reader: Path, tmp_path: Path) -> None:
-    examples = facts(108)
-    fit(tiny_reader, examples, tmp_path, SETTINGS)
-    model = AutoModelForQuestionAnswering.from_pretrained(str(tmp_path))
-    said = predict(torch_logits(model), load_tokenizer(tmp_path), [e for e in examples if e.answers])
+def test_it_learns_what_the_questions_teach(trained_reader: Path) -> None:
+    model = AutoModelForQuestionAnswering.from_pretrained(str(trained_reader))
+    said = predict(torch_logits(model), load_tokenizer(trained_reader), [e for e in facts(108) if e.answers])
     right = sum(p.text == p.example.answers[0][0] for p in said)
     assert right / len(said) > 0.9
-    losses = json.loads((tmp_path / "losses.json").read_text())
+    losses = json.loads((trained_reader / "losses.json").read_text())
     assert losses[-1] < 0.5 * losses[0]
-    assert not (tmp_path / "checkpoint.safetensors").exists()
-    figures = json.loads((tmp_path / "fit.json").read_text())["figures"]
+    assert not (trained_reader / "checkpoint.safetensors").exists()
+    figures = json.loads((trained_reader / "fit.json").read_text())["figures"]
     assert 1.0 <= figures["padded_to_real_tokens"] < 1.1
 
 

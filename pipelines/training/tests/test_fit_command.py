@@ -3,10 +3,9 @@
 import json
 import os
 import shutil
-import signal
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 
 from quarry_training import fit, squad
 
+from . import processes
 from .conftest import facts
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -40,21 +40,15 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str | None:
 def test_a_killed_run_resumes_to_the_same_weights(tiny_reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "data.json"
     squad.dump(facts(108), data)
-    options = ["--base", str(tiny_reader), "--data", str(data), "--epochs", "24", "--learning-rate", "1e-3"]
+    options = ["--base", str(tiny_reader), "--data", str(data), "--epochs", "18", "--learning-rate", "1e-3"]
     options += ["--held-out", str(data), "--patience", "99", "--evaluate-every", "90"]
     assert run(monkeypatch, *options, "--out", str(tmp_path / "whole")) is None
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "quarry_training.fit", *options, "--out", str(killed)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (killed / "checkpoint.safetensors").exists():
-        assert process.poll() is None, "the run ended before its first checkpoint"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = [*options, "--out", str(killed)]
+    processes.kill_once_there(processes.start("fit", command, tmp_path / "log"), killed / "checkpoint.safetensors")
     assert not (killed / "model.safetensors").exists()
-    resumed = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "200/" in resumed.stderr, "it goes on after the checkpoint's last step"
+    assert processes.finish(processes.start("fit", command, tmp_path / "log")) == 0, (tmp_path / "log").read_text()
+    assert "200/" in (tmp_path / "log").read_text(), "it goes on after the checkpoint's last step"
     assert (killed / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     assert (killed / "losses.json").read_text() == (tmp_path / "whole" / "losses.json").read_text()
     reports = [json.loads((tmp_path / name / "fit.json").read_text()) for name in ("killed", "whole")]
@@ -98,9 +92,15 @@ def test_two_processes_do_what_one_does(side_by_side: tuple[list[str], Path], mo
 
 
 def test_two_processes_end_together_when_time_is_up(side_by_side: tuple[list[str], Path]) -> None:
+    """Started with what torchrun tells its processes; torchrun itself is above."""
     options, folder = side_by_side
-    done = torchrun([*options, "--epochs", "4000", "--max-seconds", "4", "--out", str(folder / "timed")])
-    assert done.returncode == 0, done.stderr
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
+    options = [*options, "--epochs", "4000", "--max-seconds", "4", "--out", str(folder / "timed")]
+    logs = [folder / f"log-{rank}" for rank in range(2)]
+    started = [processes.start("fit", options, log, {**meeting, "RANK": str(rank)}) for rank, log in enumerate(logs)]
+    assert [processes.finish(x) for x in started] == [0, 0], [log.read_text() for log in logs]
     assert (folder / "timed" / "model.safetensors").exists()
     assert json.loads((folder / "timed" / "fit.json").read_text())["figures"]["steps"] < 12_500
 

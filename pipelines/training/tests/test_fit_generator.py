@@ -4,10 +4,7 @@ import json
 import os
 import pickle
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from quarry_training.register import main as register_main
 from quarry_training.registry import fetch
 from quarry_training.squad import Example
 
+from . import processes
 from .conftest import facts
 
 EXAMPLES = facts(72)
@@ -101,24 +99,18 @@ def test_the_same_seed_gives_the_same_artefact(base: Path, tmp_path: Path) -> No
 
 def test_a_killed_run_resumes_to_the_same_adapter(base: Path, tmp_path: Path) -> None:
     squad.dump(EXAMPLES, tmp_path / "data.json")
-    command = [sys.executable, "-m", "quarry_training.fit_generator", "--base", str(base), "--data", str(tmp_path / "data.json"), "--epochs", "16"]
+    logs = {name: tmp_path / f"{name}.log" for name in ("whole", "killed")}
 
-    def started(name: str) -> "subprocess.Popen[str]":
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen([*command, "--out", str(tmp_path / name)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def started(name: str) -> processes.BaseProcess:
+        options = ["--base", base, "--data", tmp_path / "data.json", "--epochs", 16, "--out", tmp_path / name]
+        return processes.start("fit_generator", options, logs[name])
 
-    process = started("killed")
-    while not (tmp_path / "killed" / checkpoint.NAME).exists():
-        assert process.poll() is None, "the run ended before its first checkpoint"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    processes.kill_once_there(started("killed"), tmp_path / "killed" / checkpoint.NAME)
     assert not (tmp_path / "killed" / "artefact").exists()
-    printed, progress = {}, {}
-    for name in ("whole", "killed"):
-        printed[name], progress[name] = started(name).communicate()
-    assert " 50/" in progress["killed"], "it goes on after the checkpoint's last step"
-    digests = {name: json.loads(text.splitlines()[-1])["digest"] for name, text in printed.items()}
+    for name, log in logs.items():
+        assert processes.finish(started(name)) == 0, log.read_text()
+    assert " 50/" in logs["killed"].read_text(), "it goes on after the checkpoint's last step"
+    digests = {name: json.loads(processes.printed(log).splitlines()[-1])["digest"] for name, log in logs.items()}
     assert digests["killed"] == digests["whole"]
     assert (tmp_path / "killed" / "losses.json").read_bytes() == (tmp_path / "whole" / "losses.json").read_bytes()
     assert not (tmp_path / "killed" / checkpoint.NAME).exists()

@@ -1,11 +1,7 @@
 """The dual encoder learns by the paper's loss, repeats itself, survives being killed, and refuses what it cannot train on."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +18,7 @@ from quarry_training.passages import passage
 from quarry_training.retrieval import Batch, make_batch, nll
 from quarry_training.squad import DatasetError
 
+from . import processes
 from .coded import dpr_examples
 
 torch.set_num_threads(1)
@@ -131,20 +128,15 @@ def test_bases_that_do_not_fit_are_refused(tiny_encoder: Path, tiny_dpr: tuple[P
 
 def test_a_killed_run_resumes_to_the_same_weights(tiny_encoder: Path, tmp_path: Path) -> None:
     dpr_data.dump(dpr_examples(), tmp_path / "dpr.json")
-    settings = RetrieverSettings(1e-3, 9, 100, separate=True, seed=3)
+    settings = RetrieverSettings(1e-3, 9, 24, separate=True, seed=3)
     fit(str(tiny_encoder), dpr_data.load(tmp_path / "dpr.json"), tmp_path / "whole", settings)
-    options = ["--separate", "--epochs", "100", "--learning-rate", "1e-3", "--batch-size", "9", "--seed", "3", "--out", str(tmp_path / "killed")]
-    command = [sys.executable, "-m", "quarry_training.fit_retriever", "--base", str(tiny_encoder), "--data", str(tmp_path / "dpr.json"), *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "killed" / checkpoint.NAME).exists():
-        assert process.poll() is None, "the run ended before its first checkpoint"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    log = tmp_path / "log"
+    options = ["--base", tiny_encoder, "--data", tmp_path / "dpr.json", "--out", tmp_path / "killed"]
+    options += ["--separate", "--epochs", 24, "--learning-rate", "1e-3", "--batch-size", 9, "--seed", 3]
+    processes.kill_once_there(processes.start("fit_retriever", options, log), tmp_path / "killed" / checkpoint.NAME)
     assert not (tmp_path / "killed" / "fit.json").exists()
-    done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
-    assert json.loads(done.stdout)["steps"] == 300
+    assert processes.finish(processes.start("fit_retriever", options, log)) == 0, log.read_text()
+    assert json.loads(processes.printed(log))["steps"] == 72
     for side in retrieval.SIDES:
         whole, resumed = (load_file(str(tmp_path / name / side / "model.safetensors")) for name in ("whole", "killed"))
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)

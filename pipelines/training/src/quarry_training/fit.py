@@ -22,8 +22,9 @@ from tqdm import tqdm
 from transformers import AutoModelForQuestionAnswering
 
 from . import checkpoint, lora, parallel, squad
-from .base import PRIOR, BaseError, resolve_base
+from .base import BaseError, resolve_base
 from .features import Feature, features, load_tokenizer, planned
+from .formats import PRIOR
 from .mining import mined
 from .predict import accepted
 from .squad import DatasetError, Example

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 # What register adds to an artefact for its readers; no service opens these, and the manifest does not list them.
 DESCRIPTION = ("README.md", "MLmodel", "input_example.json")
+PRIOR = "prior-calibration.json"  # of the base's own confidence, in its folder and in that of what is trained from it
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".keras"}
 # Not of the content: when and where it was made, and what was measured on it.
 INCIDENTAL = ("created", "code_commit", "metrics")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.feature_extraction.text import CountVectorizer
 
 MAX_WORDS = 150
 K1, B = 0.9, 0.4
@@ -64,6 +63,8 @@ class Bm25:
     """BM25 over fixed texts, as one sparse matrix of term weights."""
 
     def __init__(self, texts: Sequence[str]) -> None:
+        from sklearn.feature_extraction.text import CountVectorizer  # here, for it is slow to import
+
         self.vectorizer = CountVectorizer(dtype=np.float32, analyzer=_terms)
         counts = self.vectorizer.fit_transform(texts).tocoo()
         lengths = np.asarray(counts.sum(axis=1)).ravel()

@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
-import torch
 from quarry_contract.confidence import FoundSpan, Signals, signals
 from tokenizers import Encoding, Tokenizer
 
 from .features import encode_pair
 from .squad import Example
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_ANSWER_TOKENS = 48
 SPANS_PER_WINDOW = 5  # as the reader service takes them
@@ -29,8 +31,10 @@ Array = np.ndarray[Any, Any]
 Logits = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
-def torch_logits(model: torch.nn.Module) -> Logits:
+def torch_logits(model: "torch.nn.Module") -> Logits:
     """A PyTorch model as a Logits function."""
+    import torch  # here, for whoever asks exported models needs none
+
     model.eval()
 
     def run(ids: Array, mask: Array, types: Array) -> tuple[Array, Array]:
@@ -42,7 +46,7 @@ def torch_logits(model: torch.nn.Module) -> Logits:
     return run
 
 
-def accepted(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def accepted(model: "torch.nn.Module", inputs: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
     """The inputs without segment ids if the model has none, as DistilBERT; adapters are looked through."""
     plain: Any = model
     plain = plain.get_base_model() if hasattr(plain, "get_base_model") else plain

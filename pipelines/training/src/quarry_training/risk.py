@@ -10,7 +10,7 @@ promise only every second time; conformal risk control bounds monotone losses, a
 import math
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from .results import Array
 
@@ -25,7 +25,7 @@ class RiskError(ValueError):
 
 def upper_bound(wrong: int, answered: int, delta: float = DELTA) -> float:
     """The one-sided exact bound: a true share above it would give so few wrong with a probability under `delta`."""
-    return float(beta.ppf(1 - delta, wrong + 1, answered - wrong)) if wrong < answered else 1.0
+    return float(betaincinv(wrong + 1, answered - wrong, 1 - delta)) if wrong < answered else 1.0
 
 
 def threshold_for(sure: Array, right: Array, max_wrong: float, delta: float = DELTA) -> float:
