@@ -21,7 +21,7 @@ from .package import XLSX
 from .sources import readable
 
 VERSION = 2  # raised whenever the same bytes give another text
-# What the extractors import, by the suffixes their files mostly have: who reads text files need not wait for the library of another format.
+# What the extractors import, by the suffixes their files mostly have, so that reading text waits for no PDF library; of any other suffix, all.
 _MARKUP = ("bs4", "lxml.etree")
 _PARSERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((".txt", ".text", ".csv", ".tsv"), ()),
@@ -87,8 +87,8 @@ def _regular_file(path: Path) -> BinaryIO:
 
 
 def preload(suffix: str = "") -> None:
-    """Import the parsers of files whose names end so, or all, once, so that the forked children need not: those of a misnamed file its child imports."""
-    for parser in _PARSERS.get(suffix.lower(), _ALL):
+    """Import the parsers of files whose names end so (in lower case), or all, so that the forked children need not: a misnamed file's child does."""
+    for parser in _PARSERS.get(suffix, _ALL):
         import_module(parser)
 
 

@@ -199,7 +199,7 @@ def near_passages(data_dir: Path, questions: Path, sample: Path, own_documents: 
 
 
 def encyclopaedia(data_dir: Path, questions: Path, sample: Path, own: Sequence[Path], new: Path, settings: MixSettings) -> list[Example]:
-    """Stage seven: passages of an encyclopaedia's kind in which several things of one kind stand side by side, with a third of what was read before.
+    """Stage seven: passages of an encyclopaedia's kind in which several things of one kind stand side by side, and a third as many of those read before.
 
     They are asked under heading, title or nothing alike; some of the answerable questions also of the most similar other passage.
     """
