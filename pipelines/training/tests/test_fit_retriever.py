@@ -1,6 +1,7 @@
 """The dual encoder learns by the paper's loss, repeats itself, survives being killed, and refuses what it cannot train on."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tiny_encoder: Path, tmp_path: 
     processes.kill_once_there(processes.start("fit_retriever", options, log), tmp_path / "killed" / checkpoint.NAME)
     assert not (tmp_path / "killed" / "fit.json").exists()
     assert processes.finish(processes.start("fit_retriever", options, log)) == 0, log.read_text()
+    assert re.search(r" [246]0/72 \[00:00<\?", log.read_text()), "it goes on after a checkpoint's last step"
     assert json.loads(processes.printed(log))["steps"] == 72
     for side in retrieval.SIDES:
         whole, resumed = (load_file(str(tmp_path / name / side / "model.safetensors")) for name in ("whole", "killed"))
