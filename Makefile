@@ -342,14 +342,14 @@ $(TOOLS)/helm: | $(UV)
 
 $(TOOLS)/encoder-peer/.ready: pipelines/ingestion/bench/encoder.lock | $(UV)
 	@$(UV) venv --quiet --clear --python $$(cat pipelines/ingestion/.python-version) $(@D)
-	@$(UV) pip install --quiet --compile-bytecode --python $(@D)/bin/python -r $<
+	@$(UV) pip install --quiet --python $(@D)/bin/python -r $<
 	@touch $@
 
 # One environment per project, from its own lock; the sibling projects it names come from the clone.
 %/.venv/.ready: %/requirements.lock %/pyproject.toml %/.python-version | $(UV)
 	@echo "environment of $*"
 	@cd $* && $(UV) venv --quiet --clear --python $$(cat .python-version) .venv
-	@cd $* && $(UV) pip install --quiet --compile-bytecode -r requirements.lock -e '.[dev]'
+	@cd $* && $(UV) pip install --quiet -r requirements.lock -e '.[dev]'
 	@touch $@
 
 .PHONY: help demo up down ask ingest ingest-airflow forget expire reconcile inventory train train-retriever submit eval eval-reader gate release promote canary rollback reindex serve envs packages test lint sequences bench bench-ingest bench-encoder bench-engines bench-hybrid deploy faults cluster cluster-test examples retriever-gain base-reader lock clean images training-image edge cost prices
