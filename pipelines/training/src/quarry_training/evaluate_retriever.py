@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from quarry_contract.manifests import ManifestError, ModelManifest
 from tokenizers import Encoding, Tokenizer
 from tqdm import tqdm
 
 from .calibrate import contexts_of
+from .predict import onnx_session
 from .results import Array, Row, document_of, key_of
 from .squad import Example
 
@@ -37,7 +37,7 @@ class Encoder:
     def __init__(self, folder: Path, name: str | None) -> None:
         if name is None:
             raise ManifestError("the artefact's model.json names no question or passage encoder")
-        self._session = onnxruntime.InferenceSession(str(folder / name), providers=["CPUExecutionProvider"])
+        self._session = onnx_session(folder / name)
         self._inputs = {x.name for x in self._session.get_inputs()}
 
     def encode(self, windows: Sequence[Encoding]) -> Array:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from sklearn.feature_extraction.text import TfidfVectorizer
-
 from . import squad
 from .squad import Example
 
@@ -89,6 +87,8 @@ def own_questions(path: Path, contexts: set[str]) -> list[Example]:
 
 def hard_negatives(examples: Sequence[Example], rng: Random) -> list[Example]:
     """Each question on the most similar of the other contexts (TF-IDF) that does not hold its answer, under that one's heading."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # here, for it is slow to import
+
     headings = {e.context: e.heading for e in examples}
     contexts = sorted(headings)
     vectorizer = TfidfVectorizer(sublinear_tf=True, stop_words="english")
