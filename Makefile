@@ -47,6 +47,8 @@ STACK := $(CURDIR)/services/contract/.venv/bin/python local/stack.py
 STAMPS := $(QUARRY_HOME)/stamps
 # How a pipeline ends whose model the gate refused: the champion stays.
 REFUSED := 3
+# Of a demo's training, at most; 0 = no limit.
+DEMO_SECONDS ?= 240
 CHAMPION_OF = models:/$(1)@champion
 FIELD = $(CURDIR)/services/contract/.venv/bin/python -c 'import json, sys; print(json.loads(sys.stdin.read().splitlines()[-1])[sys.argv[1]])'
 # What is ingested is encoded by the live release's retriever; before the first release, by the one published first.
@@ -201,7 +203,7 @@ $(STAMPS)/examples: $(wildcard examples/documents/*) $(STAMPS)/retriever
 $(STAMPS)/reader: examples/questions/train.json examples/questions/dev.json pipelines/training/models/base-reader/weights.safetensors
 	@$(STACK) up mlflow
 	@$(KUBEFLOW) run train-reader --root "$(QUARRY_HOME)/pipelines" --set data="$(CURDIR)/examples/questions/train.json" \
-	  held_out="$(CURDIR)/examples/questions/dev.json" mlflow_uri="$$MLFLOW_TRACKING_URI" max_seconds=240 $(PROGRESS) || test $$? = $(REFUSED)
+	  held_out="$(CURDIR)/examples/questions/dev.json" mlflow_uri="$$MLFLOW_TRACKING_URI" max_seconds=$(DEMO_SECONDS) $(PROGRESS) || test $$? = $(REFUSED)
 	@mkdir -p $(STAMPS) && touch $@
 
 ##@ Delivering it
