@@ -30,7 +30,7 @@ def _encodings(words: str) -> Made:
         "combining.txt": (("a" + "\u0301" * 50_000 + words).encode(), "=txt"),
         "nul-between.txt": (raw * 100 + b"\x00\x00\x00", "=txt"),
         "one-line.txt": (b"a" * 3_000_000, "too_large"),
-        "many-lines.md": (b"a\n\n" * 60_000, "too_large"),
+        "many-lines.md": (b"aa\n\n" * 38_000, "too_large"),
         "carriage-returns.txt": (words.replace(" ", "\r").encode(), "=txt"),
         "deep-quotes.md": (b"> " * 3_000 + raw, "damaged"),
         "deep-brackets.md": (b"[" * 50_000 + raw, "damaged"),

@@ -1,7 +1,6 @@
 """A release through S3 and back, against a real moto server: whole, or not at all."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from quarry_ingestion.artefacts import Bucket, main, push
 from quarry_ingestion.pipeline import sync
 from quarry_ingestion.sources import Folder
 
+from . import forked
 from .test_s3 import BUCKET, s3, server  # noqa: F401 - fixtures
 
 AT = f"s3://{BUCKET}/releases"
@@ -46,8 +46,7 @@ def release(home: Path, s3: Any) -> str:  # noqa: F811
 
 
 def artefacts(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "quarry_ingestion.artefacts", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ), timeout=120)
+    done = forked.run("quarry_ingestion.artefacts", *arguments)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

@@ -1,14 +1,13 @@
 """A copy in a folder and in S3 (a real moto server), whole or not named; the restore itself is drilled in tests/delivery."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from quarry_contract.manifests import digest_file
 
+from . import forked
 from .test_artefacts import home  # noqa: F401 - fixture
 from .test_s3 import BUCKET, s3, server  # noqa: F401 - fixtures
 
@@ -16,8 +15,7 @@ AT = f"s3://{BUCKET}/backups"
 
 
 def back_up(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "quarry_ingestion.backup", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ), timeout=120)
+    done = forked.run("quarry_ingestion.backup", *arguments)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

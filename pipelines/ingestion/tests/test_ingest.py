@@ -22,6 +22,8 @@ from quarry_ingestion.extract import Limits, read
 from quarry_ingestion.locks import only_one
 from quarry_ingestion.sources import Folder, listing
 
+from . import forked
+
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
 
@@ -33,6 +35,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(*arguments: object, prefix: Sequence[str] = ()) -> "subprocess.CompletedProcess[str]":
+    if not prefix:
+        return forked.run("quarry_ingestion", *arguments)
     whole = [*prefix, sys.executable, "-m", "quarry_ingestion", *map(str, arguments)]
     return subprocess.run(whole, capture_output=True, text=True, check=False, env=os.environ)
 

@@ -4,7 +4,6 @@ import json
 import stat
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from quarry_runtime import tiny
 
@@ -24,6 +23,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_item_is_in_it_with_what_became_of_it(home: Path, tmp_path: Path) -> None:
+    import pandas as pd  # here, for all that is in memory while tests are collected makes every fork of the suite cost more
+
     said = report(command("--inventory", tmp_path / "out", "--home", home))
     assert (said["documents"], list(said["refused"].values()), said["copies"]) == (4, [1], 1)
     read = pd.read_csv(tmp_path / "out" / "items.csv").set_index("uri")
@@ -34,6 +35,8 @@ def test_every_item_is_in_it_with_what_became_of_it(home: Path, tmp_path: Path) 
 
 
 def test_the_page_counts_and_escapes(home: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
     report(command("--inventory", tmp_path, "--home", home))
     page = tmp_path / "inventory.html"
     kinds, refused, twice, lengths, months = pd.read_html(page)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache
@@ -206,6 +207,7 @@ def test_killed_on_its_way_it_is_finished_by_the_next(
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as process:
         while len(pinecone.requests(path)) == before:
             assert process.poll() is None
+            time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     pinecone.set(hold=False, faults=[])
     there = {"b-1-0", "b-1-1", "b-1-2"} | (

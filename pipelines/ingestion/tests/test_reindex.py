@@ -1,10 +1,7 @@
 """A second retriever's generation beside the live one's: filled from the texts in the index, and kept up to date with it."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from quarry_ingestion.targets import read_targets
 from quarry_ingestion.uploads import work
 
 from .crash import KILLED, in_child, kill_in
-from .test_ingest import rows
+from .test_ingest import command, report, rows
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +104,7 @@ def test_a_change_while_it_runs_reaches_both(home: Path, models: tuple[Path, Pat
     def items() -> Any:
         for number, item in enumerate(listing()):
             if number == 0:
-                subprocess.run(command(home, models[1]), check=True, capture_output=True, env=os.environ)
+                report(command("--reindex", "--home", home, "--model-dir", models[1]))
             yield item
 
     source.items = items  # type: ignore[method-assign]
@@ -115,17 +112,12 @@ def test_a_change_while_it_runs_reaches_both(home: Path, models: tuple[Path, Pat
     assert held(home, models[0]) == held(home, models[1]) == [".two/two.txt", "late.txt", "one.txt"]
 
 
-def command(home: Path, model: Path) -> list[str]:
-    return [sys.executable, "-m", "quarry_ingestion", "--reindex", "--home", str(home), "--model-dir", str(model)]
-
-
 def test_a_home_that_was_prepared_takes_uploads_where_the_retriever_is_not(tmp_path: Path, models: tuple[Path, Path]) -> None:
     """As on a cluster: an init container has the retriever, the pod that takes uploads has the volume alone."""
     home, elsewhere = tmp_path / "volume", tmp_path / "models"
     for model in models:
         shutil.copytree(model, elsewhere)
-        prepare = [word.replace("--reindex", "--prepare") for word in command(home, elsewhere)]
-        told = [json.loads(subprocess.run(prepare, check=True, capture_output=True, env=os.environ).stdout) for _ in range(2)]
+        told = [report(command("--prepare", "--home", home, "--model-dir", elsewhere)) for _ in range(2)]
         assert told[0]["generation"] == told[1]["generation"]
         assert (told[0]["documents"], told[1]["encoded"]) == (held(home, model) != [], 0)
         shutil.rmtree(elsewhere)
@@ -136,7 +128,7 @@ def test_a_home_that_was_prepared_takes_uploads_where_the_retriever_is_not(tmp_p
     (elsewhere / "x").mkdir(parents=True)
     shutil.copytree(models[0], elsewhere, dirs_exist_ok=True)
     (elsewhere / "encoder.onnx").write_bytes(b"cut off")
-    refused = subprocess.run(command(tmp_path / "another", elsewhere), capture_output=True, text=True, check=False, env=os.environ)
+    refused = command("--reindex", "--home", tmp_path / "another", "--model-dir", elsewhere)
     assert (refused.returncode, (tmp_path / "another/encoders").exists()) == (2, False)
     assert "encoder.onnx" in refused.stderr
 
@@ -154,8 +146,8 @@ def test_reindex_of_nothing_or_with_no_model_is_told(tmp_path: Path, home: Path,
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="nothing was ingested yet"):
         reindex(tmp_path / "empty", models[1])
-    done = subprocess.run(command(home, tmp_path), capture_output=True, text=True, check=False, env=os.environ)
+    done = command("--reindex", "--home", home, "--model-dir", tmp_path)
     assert (done.returncode, "model.json cannot be read" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
     (home / "index" / "targets.json").write_text(json.dumps([{"model_dir": "x"}]))
-    done = subprocess.run(command(home, models[1]), capture_output=True, text=True, check=False, env=os.environ)
+    done = command("--reindex", "--home", home, "--model-dir", models[1])
     assert (done.returncode, "targets.json is not" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
