@@ -4,12 +4,14 @@ import itertools
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
+
+import pytest
 
 from .conftest import DAGS, airflow_environment
 
-PARSE = """import json, sys
+# One Airflow for both: importing it is nearly all that parsing costs.
+PARSE = """import json, os, sys
 from airflow.dag_processing.dagbag import DagBag
 before = set(sys.modules)
 bag = DagBag(dag_folder=sys.argv[1])
@@ -17,7 +19,9 @@ dag = bag.dags.get("quarry_ingest")
 edges = sorted([t.task_id, d] for t in dag.tasks for d in t.downstream_task_ids) if dag else []
 facts = {t.task_id: [t.retries, t.retry_exponential_backoff, t.max_active_tis_per_dag] for t in dag.tasks} if dag else {}
 parsed = sorted({m.partition(".")[0] for m in set(sys.modules) - before})
-print(json.dumps({"errors": list(bag.import_errors.values()), "edges": edges, "facts": facts, "parsed": parsed, "all": sorted(sys.modules)}))"""
+found = {"errors": list(bag.import_errors.values()), "edges": edges, "facts": facts, "parsed": parsed, "all": sorted(sys.modules)}
+os.environ |= json.loads(sys.argv[2])
+print(json.dumps(found | {"wrong": list(DagBag(dag_folder=sys.argv[1]).import_errors.values())}))"""
 HEAVY = {
     "boto3",
     "botocore",
@@ -34,16 +38,19 @@ HEAVY = {
     "transformers",
 }
 SET = {"QUARRY_HOME": "/home", "QUARRY_AIRFLOW_SOURCE": "s3://b/p", "QUARRY_AIRFLOW_MODEL_DIR": "/m"}
+WRONG = {"QUARRY_AIRFLOW_RECALL_FLOOR": "95"}
 
 
-def parse(tmp_path: Path, **environment: str) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", "-c", PARSE, DAGS]
-    done = subprocess.run(command, env=airflow_environment(tmp_path) | environment, capture_output=True, text=True, check=True)
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the file gives with the right settings, and its errors with WRONG."""
+    command = [sys.executable, "-W", "ignore", "-c", PARSE, DAGS, json.dumps(WRONG)]
+    environment = airflow_environment(tmp_path_factory.mktemp("parsing")) | SET
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_it_is_parsed_without_error_and_imports_nothing_heavy(tmp_path: Path) -> None:
-    found = parse(tmp_path, **SET)
+def test_it_is_parsed_without_error_and_imports_nothing_heavy(found: dict[str, Any]) -> None:
     assert found["errors"] == []
     order = ["collect", "index", "evaluate", "release", "record"]
     assert set(order) == set(found["facts"])
@@ -55,6 +62,6 @@ def test_it_is_parsed_without_error_and_imports_nothing_heavy(tmp_path: Path) ->
     assert brought == {"airflow", "packaging", "quarry_airflow"}
 
 
-def test_a_wrong_setting_is_a_broken_dag_that_says_which(tmp_path: Path) -> None:
-    [error] = parse(tmp_path, **SET | {"QUARRY_AIRFLOW_RECALL_FLOOR": "95"})["errors"]
+def test_a_wrong_setting_is_a_broken_dag_that_says_which(found: dict[str, Any]) -> None:
+    [error] = found["wrong"]
     assert "QUARRY_AIRFLOW_RECALL_FLOOR must be a number from 0 to 1, not '95'" in error
