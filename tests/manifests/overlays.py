@@ -1,5 +1,6 @@
 """k8s/, rendered by kubectl's kustomize."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .chart import CLONE
+from .chart import CLONE, GO
 from .schemas import Manifest
 
 K8S = CLONE / "k8s"
@@ -40,7 +41,7 @@ def rendered(folder: str) -> tuple[Manifest, ...]:
         for overlay in OF_AWS:
             shutil.copy(GIVEN, copy / f"overlays/{overlay}/account.env")
         (copy / "overlays/kind/release.env").write_text(RELEASE)
-        done = subprocess.run(["kubectl", "kustomize", str(copy / folder)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["kubectl", "kustomize", str(copy / folder)], capture_output=True, text=True, timeout=60, env=os.environ | GO)
     assert done.returncode == 0, done.stderr
     return tuple(filter(None, yaml.load_all(done.stdout, Loader=yaml.CSafeLoader)))
 

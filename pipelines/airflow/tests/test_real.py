@@ -88,7 +88,7 @@ def wait_for(world: World, what: str, seen: Callable[[], object]) -> None:
 def test_a_backfill_beside_a_scheduled_run_does_the_work_once_and_late_runs_are_told(world: World, alertmanager: str) -> None:
     started, environment = len(world.kubeflow.runs()), settings(world, alertmanager)
     with ExitStack() as stack:
-        for command in (["api-server"], ["dag-processor"], ["scheduler", "--skip-serve-logs"]):
+        for command in (["api-server", "--apps", "execution"], ["dag-processor"], ["scheduler", "--skip-serve-logs"]):
             stack.enter_context(component(world, environment, *command))
         wait_for(world, "the DAG", lambda: world.rows("SELECT 1 FROM serialized_dag"))
         backfill = [AIRFLOW, "backfill", "create", "--dag-id", "quarry_ingest", "--from-date", DAY, "--to-date", DAY]
