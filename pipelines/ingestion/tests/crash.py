@@ -1,5 +1,6 @@
 """A step run in a forked child that is killed by SIGKILL at a random call into SQLite or the file system, or whose disk is full."""
 
+import gc
 import os
 import resource
 import signal
@@ -18,6 +19,7 @@ def in_child(step: Callable[[], object], prepare: Callable[[], None] = lambda: N
     child = os.fork()
     if child == 0:
         status = 1
+        gc.freeze()  # as an extraction's child does
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             prepare()

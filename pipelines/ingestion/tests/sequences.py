@@ -1,7 +1,7 @@
 """Random sequences of changes, crashes, resumptions and repairs, each against a dict: `python -m tests.sequences FOLDER FIRST LAST MODEL MODEL`.
 
-A process of its own, since it forks some ten thousand times, and a fork costs what there is in memory: a pytest that has imported
-every suite's libraries needs ten times as long for each. It stops at the first sequence that fails, and prints its number.
+A process of its own, since it forks thousands of times, and a fork costs what there is in memory: a fifth more in a pytest that has imported
+the libraries of every file of tests. It prints the number of each sequence, and stops at the first that fails.
 """
 
 import json

@@ -1,5 +1,6 @@
 """A file to a Document, in a child process with limits: whatever it is, it costs at most that file."""
 
+import gc
 import hashlib
 import logging
 import multiprocessing
@@ -113,6 +114,7 @@ def _in_child(load: Callable[[], bytes], source: str, limits: Limits) -> Documen
 
 
 def _child(sending: Connection, load: Callable[[], bytes], source: str, limits: Limits) -> None:
+    gc.freeze()  # else each collection of garbage here looks through all that the parent has, and by that copies it
     try:
         data = load()
     except OSError as error:
