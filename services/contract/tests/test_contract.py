@@ -1,9 +1,12 @@
 import json
+import math
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from quarry_contract import manifests, messages, releases
@@ -13,14 +16,55 @@ from quarry_contract.manifests import ManifestError, ModelManifest, digest_file,
 
 from .make_golden import EXAMPLES, GOLDEN
 
-MESSAGES: list[type[Message]] = [
-    c for m in (messages, manifests, releases) for c in vars(m).values() if isinstance(c, type) and issubclass(c, Message) and c is not Message
-]
+MESSAGES: list[type[Message]] = list(
+    dict.fromkeys(c for m in (messages, manifests, releases) for c in vars(m).values() if isinstance(c, type) and issubclass(c, Message) and c is not Message)
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(alphabet=st.characters()) | st.just("\ud800"),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=20,
 )
+ROUTE = releases.Route("a.json", "http://a", "http://b")
+ROUTES = releases.RoutingTable("a", {"a": ROUTE, "b": ROUTE}, "b", 0.5, 0.1)
+ODD = [None, True, 0, -1, 1, 3.0, 2.5, 1e300, 10**400, math.nan, math.inf, "", "a", "\ud800", "x" * 50_000, [], [None], {}, {"": 0}, {"\ud800": {}}, 10**18]
+GONE = object()
+
+
+def inside(value: Any) -> Iterator[Message]:
+    """Every message in it, itself too."""
+    if isinstance(value, Message):
+        yield value
+        value = vars(value)
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    for part in value if isinstance(value, tuple) else ():
+        yield from inside(part)
+
+
+GOOD = {type(m): m.to_dict() for example in (*EXAMPLES.values(), ROUTES) for m in inside(example)}
+
+
+def changed(good: Any, to: Any) -> Iterator[Any]:
+    """`good` with one of its parts, or the whole, changed to this; or without the part."""
+    yield to
+    places = good.items() if isinstance(good, dict) else enumerate(good) if isinstance(good, list) else ()
+    for place, part in places:
+        for new in changed(part, to):
+            made = dict(good) if isinstance(good, dict) else dict(enumerate(good))
+            if new is GONE:
+                del made[place]
+            else:
+                made[place] = new
+            yield made if isinstance(good, dict) else list(made.values())
+
+
+def attempt(cls: type[Message], body: Any) -> None:
+    """A message, or our error."""
+    try:
+        decode(cls, body)
+    except QuarryError as error:
+        assert error.code in (ErrorCode.INVALID_REQUEST, ErrorCode.TOO_LARGE)
+        error.detail.encode("utf-8")
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
@@ -35,16 +79,24 @@ def test_there_are_no_other_golden_files() -> None:
 
 
 @pytest.mark.parametrize("cls", MESSAGES, ids=lambda c: c.__name__)
-@settings(max_examples=80, deadline=None)
-@given(data=st.data())
-def test_decoding_anything_gives_a_message_or_our_error(cls: type[Message], data: st.DataObject) -> None:
-    names = list(getattr(cls, "__dataclass_fields__"))  # noqa: B009
-    value = data.draw(JSON | st.dictionaries(st.sampled_from(names), JSON, max_size=len(names)))
-    try:
-        decode(cls, value)
-    except QuarryError as error:
-        assert error.code in (ErrorCode.INVALID_REQUEST, ErrorCode.TOO_LARGE)
-        error.detail.encode("utf-8")
+def test_decoding_a_message_with_anything_odd_in_it_gives_a_message_or_our_error(cls: type[Message]) -> None:
+    assert decode(cls, GOOD[cls])
+    for odd in (*ODD, GONE):
+        for body in changed(GOOD[cls], odd):
+            attempt(cls, body)
+
+
+# One draw is put in every place of every message: what costs time is to draw.
+@settings(max_examples=100, deadline=None)
+@given(st.lists(JSON, min_size=1, max_size=3))
+def test_decoding_anything_gives_a_message_or_our_error(values: list[Any]) -> None:
+    for cls in MESSAGES:
+        for body in (*changed(GOOD[cls], values[0]), dict(zip(GOOD[cls], cycle(values)))):
+            try:
+                attempt(cls, body)
+            except Exception:
+                note(f"{cls.__name__}: {body!r}")
+                raise
 
 
 @settings(max_examples=300, deadline=None)
