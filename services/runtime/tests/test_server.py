@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -14,39 +15,16 @@ from typing import Any
 
 import httpx
 import pytest
+from echo import SECRET, Echo
 from prometheus_client import CollectorRegistry
-from quarry_contract.errors import ErrorCode, QuarryError
+from quarry_contract.errors import ErrorCode
 
 from quarry_runtime.logs import JsonFormatter
 from quarry_runtime.server import create_app
 from quarry_runtime.settings import ServerSettings
 
-SECRET = "the-secret-word"
-
-
-class Echo:
-    """Answers with what it was asked; `sleep` seconds first; may fail."""
-
-    def __init__(self) -> None:
-        self.cancelled = 0
-
-    async def predict(self, data: Any, deadline: float) -> dict[str, Any]:
-        if isinstance(data, dict) and data.get("crash"):
-            raise RuntimeError(SECRET)
-        if isinstance(data, dict) and data.get("full"):
-            raise QuarryError(ErrorCode.OVERLOADED, "full", retry_after_sec=7)
-        try:
-            await asyncio.sleep(data.get("sleep", 0) if isinstance(data, dict) else 0)
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        return {"echo": data}
-
-    def metadata(self) -> dict[str, Any]:
-        return {"name": "echo", "versions": ["1"]}
-
-    def close(self) -> None:
-        pass
+# Without it, httpx reads the certificates of all authorities for each call, which takes longer than the call.
+PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @pytest.fixture
@@ -178,7 +156,7 @@ import asyncio, sys, time
 from quarry_runtime.server import serve
 from quarry_runtime.settings import ServerSettings
 sys.path.insert(0, {tests!r})
-from test_server import Echo
+from echo import Echo
 def load(registry):
     {load}
 serve(ServerSettings("echo", port={port}, load_timeout_sec=1.0, lame_duck_sec={lame_duck}), load)
@@ -198,7 +176,7 @@ def wait_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
     while time.monotonic() < until:
         assert process.poll() is None
         try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
+            if httpx.get(f"{url}/readyz", verify=PLAIN).status_code == 200:
                 return
         except httpx.TransportError:
             pass
@@ -215,7 +193,7 @@ def test_whatever_goes_wrong_in_loading_ends_the_process_unready(load: str) -> N
     seen = set()
     while process.poll() is None:
         try:
-            seen.add(httpx.get(f"{url}/readyz", timeout=1).status_code)
+            seen.add(httpx.get(f"{url}/readyz", timeout=1, verify=PLAIN).status_code)
         except httpx.TransportError:
             time.sleep(0.02)
     output = process.communicate(timeout=30)[0].decode()
@@ -231,7 +209,7 @@ def test_sigterm_finishes_what_is_in_flight(lame_duck: float) -> None:
     wait_ready(url, process)
 
     async def scenario() -> list[int]:
-        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=30, verify=PLAIN) as client:
             calls = [asyncio.ensure_future(post(client, {"sleep": 1.5})) for _ in range(20)]
             await asyncio.sleep(0.7)
             os.kill(process.pid, signal.SIGTERM)
@@ -269,12 +247,12 @@ def test_a_caller_who_leaves_cancels_the_work() -> None:
     wait_ready(url, process)
     try:
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{url}/predict", json={"jsonData": {"sleep": 30}}, timeout=0.3)
+            httpx.post(f"{url}/predict", json={"jsonData": {"sleep": 30}}, timeout=0.3, verify=PLAIN)
         until = time.monotonic() + 10
-        while 'code="cancelled"} 1.0' not in httpx.get(f"{url}/metrics").text:
+        while 'code="cancelled"} 1.0' not in httpx.get(f"{url}/metrics", verify=PLAIN).text:
             assert time.monotonic() < until
             time.sleep(0.05)
-        assert "quarry_requests_in_flight 0.0" in httpx.get(f"{url}/metrics").text
+        assert "quarry_requests_in_flight 0.0" in httpx.get(f"{url}/metrics", verify=PLAIN).text
     finally:
         process.terminate()
         process.communicate(timeout=20)
