@@ -7,12 +7,17 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
+from select import select
 from typing import Any
 
 import httpx
@@ -22,6 +27,8 @@ from quarry_contract.manifests import MODEL_MANIFEST, ModelManifest, digest_file
 PROJECT = Path(__file__).resolve().parents[1]
 SELDON = PROJECT / "seldon" / ".venv" / "bin"
 JSON = {"Content-Type": "application/json"}
+# Without it, httpx reads the certificates of all authorities for each call, which takes longer than the call.
+PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @dataclass
@@ -67,7 +74,7 @@ def wait_ready(served: Served) -> None:
     until = time.monotonic() + 60
     while time.monotonic() < until and served.process.poll() is None:
         try:
-            if httpx.get(f"{served.url}/health/status", timeout=2).status_code == 200:
+            if httpx.get(f"{served.url}/health/status", timeout=2, verify=PLAIN).status_code == 200:
                 return
         except httpx.TransportError:
             pass
@@ -99,7 +106,7 @@ def ask(question: str, *texts: str, **fields: Any) -> dict[str, Any]:
 
 
 def test_it_answers(served: Served) -> None:
-    reply = httpx.post(f"{served.url}/api/v1.0/predictions", json=ask("who", "the café is 😀 Alpha, in", "beta"), headers={"X-Request-Id": "r-1"})
+    reply = httpx.post(f"{served.url}/api/v1.0/predictions", json=ask("who", "the café is 😀 Alpha, in", "beta"), headers={"X-Request-Id": "r-1"}, verify=PLAIN)
     assert reply.status_code == 200
     assert reply.headers["X-Request-Id"] == "r-1"
     spans = reply.json()["jsonData"]["spans"]
@@ -111,7 +118,7 @@ def test_it_says_which_model_it_serves(served: Served, artefact: Path) -> None:
     """The gateway sends questions only to a release's own model."""
     digest = read_manifest(artefact / MODEL_MANIFEST, ModelManifest).digest
     for path in ("/metadata", "/api/v1.0/metadata"):
-        assert httpx.get(served.url + path).json()["custom"]["digest"] == digest
+        assert httpx.get(served.url + path, verify=PLAIN).json()["custom"]["digest"] == digest
 
 
 def test_seldons_own_client_can_call_it(served: Served) -> None:
@@ -165,18 +172,18 @@ BAD: list[tuple[str, bytes, dict[str, str], int, str]] = [
 @pytest.mark.parametrize(("body", "headers", "status", "code"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
 def test_bad_input_is_refused_with_its_code_and_nothing_echoed(served: Served, body: bytes, headers: dict[str, str], status: int, code: str) -> None:
     try:
-        reply = httpx.post(f"{served.url}/api/v1.0/predictions", content=body, headers=headers, timeout=30)
+        reply = httpx.post(f"{served.url}/api/v1.0/predictions", content=body, headers=headers, timeout=30, verify=PLAIN)
     except httpx.WriteError:
         pytest.fail("the connection broke before the reply")
     assert (reply.status_code, reply.json()["code"]) == (status, code)
     assert MARK not in reply.text
     assert "Traceback" not in reply.text
-    assert httpx.post(f"{served.url}/predict", json=ask("who", "alpha")).json()["jsonData"]["spans"][0]["text"] == "alpha"
+    assert httpx.post(f"{served.url}/predict", json=ask("who", "alpha"), verify=PLAIN).json()["jsonData"]["spans"][0]["text"] == "alpha"
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nope", 404), ("GET", "/api/v1.0/predictions", 405), ("DELETE", "/predict", 405)])
 def test_unknown_paths_and_methods(served: Served, method: str, path: str, status: int) -> None:
-    reply = httpx.request(method, served.url + path)
+    reply = httpx.request(method, served.url + path, verify=PLAIN)
     assert (reply.status_code, reply.json()["status"]) == (status, status)
 
 
@@ -201,25 +208,46 @@ def mutations(count: int, seed: int) -> Iterator[bytes]:
         yield bytes(body)
 
 
-async def _many(url: str, bodies: Iterator[bytes], at_once: int) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    async with httpx.AsyncClient(base_url=url, timeout=60, headers=JSON) as client:
-
-        async def worker() -> None:
-            for body in bodies:
-                status = (await client.post("/predict", content=body)).status_code
-                counts[status] = counts.get(status, 0) + 1
-
-        await asyncio.gather(*(worker() for _ in range(at_once)))
+def statuses(url: str, bodies: Sequence[bytes]) -> Counter[int]:
+    """All on one connection, of the standard library: httpx takes longer than the server."""
+    connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
+    counts: Counter[int] = Counter()
+    for body in bodies:
+        if connection.sock and select([connection.sock], [], [], 0)[0]:
+            connection.close()  # by the server, as it may when nothing was asked for a while
+        connection.request("POST", "/predict", body, JSON)
+        reply = connection.getresponse()
+        reply.read()
+        counts[reply.status] += 1
+    connection.close()
     return counts
 
 
 def test_mutated_bodies_never_break_it_over_http(served: Served) -> None:
-    counts = asyncio.run(_many(served.url, mutations(1_000, 11), 4))
-    assert sum(counts.values()) == 1_000
+    bodies = list(mutations(1_000, 11))
+    with ThreadPoolExecutor(4) as pool:
+        counts = sum(pool.map(lambda n: statuses(served.url, bodies[n::4]), range(4)), Counter[int]())
+    assert counts.total() == 1_000
     assert all(status < 500 for status in counts), counts
-    assert counts.get(400, 0) > 500
-    assert counts.get(200, 0) > 5
+    assert counts[400] > 500
+    assert counts[200] > 5
+
+
+async def asgi_status(app: Any, body: bytes) -> int:
+    """POST /predict as the server would pass it on. No client in between: it takes longer than the application."""
+    came, status = [{"type": "http.request", "body": body, "more_body": False}], 0
+
+    async def receive() -> Any:
+        return came.pop() if came else await asyncio.Future()  # nobody leaves
+
+    async def send(message: Any) -> None:
+        nonlocal status
+        status = message.get("status", status)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http", "query_string": b"", "headers": headers}
+    await app({**scope, "path": "/predict", "raw_path": b"/predict", "root_path": "", "client": ("127.0.0.1", 1), "server": ("reader", 80)}, receive, send)
+    return status
 
 
 async def test_20_000_mutated_bodies_never_break_it(artefact: Path) -> None:
@@ -230,14 +258,11 @@ async def test_20_000_mutated_bodies_never_break_it(artefact: Path) -> None:
 
     settings = ReaderSettings(artefact, runners=1)
     app = create_app(ServerSettings("reader"), lambda _: Reader.load(settings), lambda reason: pytest.fail(reason))
-    counts: dict[int, int] = {}
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://reader", headers=JSON) as client:
-        while (await client.get("/readyz")).status_code != 200:
+    async with app.router.lifespan_context(app):
+        while app.state.quarry.model is None:
             await asyncio.sleep(0.01)
-        for body in mutations(20_000, 12):
-            status = (await client.post("/predict", content=body)).status_code
-            counts[status] = counts.get(status, 0) + 1
-    assert all(status < 500 for status in counts), counts
+        counts = Counter([await asgi_status(app, body) for body in mutations(20_000, 12)])
+    assert all(200 <= status < 500 for status in counts), counts
     assert counts[200] > 100
 
 
@@ -260,17 +285,17 @@ def test_32_callers_a_tenth_of_them_leaving_all_get_their_own_answer(served: Ser
 
     async def everybody() -> None:
         limits = httpx.Limits(max_connections=32)
-        async with httpx.AsyncClient(base_url=served.url, timeout=60, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=served.url, timeout=60, limits=limits, verify=PLAIN) as client:
             await asyncio.gather(*(caller(client, i) for i in range(32)))
 
     asyncio.run(everybody())
 
 
 def test_sigterm_under_load_loses_no_accepted_request(artefact: Path, tmp_path: Path) -> None:
-    # Room for all callers at once (8 x 72,000 tokens): a refusal for want of room is another test's matter.
+    # Room for all callers at once (8 x 11,000 tokens): a refusal for want of room is another test's matter.
     served = start("quarry", artefact, tmp_path / "log", QUARRY_READER_MAX_QUEUED_TOKENS="2000000")
     wait_ready(served)
-    body = ask("who", *["the is in " * 2_000] * 12, "alpha")
+    body = ask("who", *["the is in " * 300] * 12, "alpha")
 
     async def caller(client: httpx.AsyncClient, outcomes: list[str]) -> None:
         while True:
@@ -286,9 +311,10 @@ def test_sigterm_under_load_loses_no_accepted_request(artefact: Path, tmp_path: 
         outcomes: list[str] = []
         # One connection a caller: a kept-alive connection may be closed under an idle client, which is no accepted request.
         limits = httpx.Limits(max_keepalive_connections=0)
-        async with httpx.AsyncClient(base_url=served.url, timeout=60, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=served.url, timeout=60, limits=limits, verify=PLAIN) as client:
             callers = [asyncio.ensure_future(caller(client, outcomes)) for _ in range(8)]
-            await asyncio.sleep(1.5)
+            while len(outcomes) < 8 and not any(c.done() for c in callers):  # whoever is answered asks again: eight are being worked on when the signal comes
+                await asyncio.sleep(0.02)
             served.process.send_signal(signal.SIGTERM)
             await asyncio.gather(*callers)
         return outcomes
@@ -299,7 +325,7 @@ def test_sigterm_under_load_loses_no_accepted_request(artefact: Path, tmp_path: 
     assert time.monotonic() - ended < 5
     assert served.process.returncode == 0
     assert set(outcomes) == {"200 alpha", "refused"}, set(outcomes)
-    assert outcomes.count("200 alpha") >= 8
+    assert outcomes.count("200 alpha") > 8
 
 
 def _resign(folder: Path, name: str, content: bytes) -> None:
@@ -358,7 +384,7 @@ def _never_ready(served: Served) -> str:
     until = time.monotonic() + 60
     while served.process.poll() is None and time.monotonic() < until:
         try:
-            seen.add(httpx.get(f"{served.url}/health/status", timeout=2).status_code)
+            seen.add(httpx.get(f"{served.url}/health/status", timeout=2, verify=PLAIN).status_code)
         except httpx.TransportError:
             time.sleep(0.02)
     assert served.process.poll() not in (0, None)
