@@ -12,6 +12,7 @@ from .errors import invalid
 
 T = TypeVar("T")
 Scalar = str | int | float | bool
+_SCALARS = (str, int, float, bool)
 
 
 def loads(body: bytes) -> Any:
@@ -65,24 +66,32 @@ def _fields(cls: Any) -> dict[str, tuple[Any, bool]]:
     return {f.name: (hints[f.name], f.default is missing and f.default_factory is missing) for f in dataclasses.fields(cls)}
 
 
+@cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Its origin and arguments, as typing tells them, which takes longer than all else here."""
+    return get_origin(hint), get_args(hint)
+
+
 def _value(hint: Any, value: Any, path: str) -> Any:
-    origin = get_origin(hint)
+    if hint in _SCALARS:
+        return _scalar(hint, value, path)
+    origin, arguments = _parts(hint)
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
-        return _union(get_args(hint), value, path)
+        return _union(arguments, value, path)
     if origin is Literal:
-        if not isinstance(value, str) or value not in get_args(hint):
-            raise invalid(f"{path} must be one of {', '.join(map(str, get_args(hint)))}")
+        if not isinstance(value, str) or value not in arguments:
+            raise invalid(f"{path} must be one of {', '.join(map(str, arguments))}")
         return value
     if origin is tuple:
         if not isinstance(value, list):
             raise invalid(f"{path} must be a list")
-        return tuple(_value(get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+        return tuple(_value(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
             raise invalid(f"{path} must be an object")
-        return {text(key, f"{path} key"): _value(get_args(hint)[1], item, f"{path} value") for key, item in value.items()}
+        return {text(key, f"{path} key"): _value(arguments[1], item, f"{path} value") for key, item in value.items()}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return decode(hint, value, path)
     return _scalar(hint, value, path)
@@ -93,7 +102,7 @@ def _union(options: tuple[Any, ...], value: Any, path: str) -> Any:
         return None
     options = tuple(o for o in options if o is not type(None))
     for option in options:
-        plain = get_origin(option) or option
+        plain = _parts(option)[0] or option
         wanted = list if plain is tuple else dict if dataclasses.is_dataclass(plain) else plain
         if type(value) is wanted or (wanted is float and type(value) is int and int not in options):
             return _value(option, value, path)
@@ -133,10 +142,17 @@ def text(value: Any, path: str) -> str:
 
 def encode(message: Any) -> dict[str, Any]:
     """The JSON object of a dataclass, without fields that are None."""
-    return {f.name: _plain(v) for f in dataclasses.fields(message) if (v := getattr(message, f.name)) is not None}
+    return {name: _plain(v) for name in _names(message.__class__) if (v := getattr(message, name)) is not None}
+
+
+@cache
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(cls))
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in _SCALARS:  # most are: asked first, as whether it is a dataclass takes longer
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return encode(value)
     if isinstance(value, (tuple, list)):
