@@ -3,16 +3,17 @@
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 from quarry_contract.errors import QuarryError
 from quarry_contract.messages import Retrieval, SearchRequest
 from quarry_runtime.encode import Encoder
 
-from quarry_retriever.index import Index
+from quarry_retriever.index import Encode, Index
 from quarry_retriever.search import Searcher
 
 from .making import WORDS, Document, Writer, make_index
@@ -27,21 +28,34 @@ def encoder(model_dir: Path) -> Encoder:
     return Encoder.load(model_dir)
 
 
+def remembered(encode: Encode) -> Encode:
+    """Of the same few questions, asked hundreds of times, the vectors are made once."""
+    known: dict[str, np.ndarray] = {}
+
+    def encoded(texts: Sequence[str]) -> np.ndarray:
+        new = [text for text in texts if text not in known]
+        known.update(zip(new, encode(new) if new else (), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    return encoded
+
+
 class Followed:
     """A real index folder, its writer, and an index that follows it."""
 
     def __init__(self, folder: Path, model_dir: Path, encoder: Encoder, documents: tuple[Document, ...], exact_up_to: int = 50_000) -> None:
-        self.folder, self._encoder = make_index(folder, model_dir, documents), encoder
+        self.folder = make_index(folder, model_dir, documents)
+        self._digest, self._encode = encoder.manifest.digest, remembered(encoder.encode)
         self.writer = Writer(folder, encoder.encode)
         self._exact_up_to = exact_up_to
         self.index = self.open()
         self.searcher = self.searcher_of(self.index)
 
     def open(self) -> Index:
-        return Index.open(self.folder, self._encoder.manifest.digest, self._encoder.encode, self._exact_up_to)
+        return Index.open(self.folder, self._digest, self._encode, self._exact_up_to)
 
     def searcher_of(self, index: Index) -> Searcher:
-        return Searcher(index, self._encoder.encode, "tiny@1")
+        return Searcher(index, self._encode, "tiny@1")
 
     def found(self, question: str, *principals: str, retrieval: str = "bm25", **more: Any) -> list[str]:
         request = SearchRequest(question, 100, retrieval, principals=principals, **more)  # type: ignore[arg-type]

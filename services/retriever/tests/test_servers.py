@@ -7,6 +7,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from quarry_retriever.index import Index
 from quarry_retriever.search import Searcher
 
 from .making import DOCUMENTS, POISON, Document, Writer, make_index
-from .serving import WRAPPER, lean, wrapped
+from .serving import PLAIN, WRAPPER, lean, wrapped
 
 SECRET = "zyzzyva"
 CLIENT = """
@@ -57,7 +59,7 @@ def either(request: pytest.FixtureRequest) -> str:
 
 def post(url: str, body: Any, **headers: str) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.post(f"{url}/api/v1.0/predictions", content=content, headers={"Content-Type": "application/json", **headers}, timeout=60)
+    return httpx.post(f"{url}/api/v1.0/predictions", content=content, headers={"Content-Type": "application/json", **headers}, timeout=60, verify=PLAIN)
 
 
 def search(url: str, **request: Any) -> SearchResponse:
@@ -149,8 +151,8 @@ def test_deadlines_and_unknown_paths(either: str) -> None:
     assert post(either, body, **{"X-Request-Deadline-Ms": "soon"}).json()["code"] == "invalid_request"
     assert post(either, body, **{"X-Request-Deadline-Ms": "20000"}).status_code == 200
     assert post(either, body, **{"Content-Type": "text/plain"}).status_code == 415
-    assert httpx.get(f"{either}/nowhere").status_code == 404
-    assert httpx.delete(f"{either}/api/v1.0/predictions").status_code == 405
+    assert httpx.get(f"{either}/nowhere", verify=PLAIN).status_code == 404
+    assert httpx.delete(f"{either}/api/v1.0/predictions", verify=PLAIN).status_code == 405
 
 
 def test_degraded_says_so(either: str) -> None:
@@ -164,7 +166,7 @@ def test_32_callers_a_tenth_of_them_gone_midway(server: str) -> None:
 
     def caller(seed: int) -> int:
         choose, right = random.Random(seed), 0
-        with httpx.Client(base_url=server, timeout=60) as client:
+        with httpx.Client(base_url=server, timeout=60, verify=PLAIN) as client:
             for _ in range(12):
                 question = choose.choice(questions)
                 body = {"jsonData": {"search": {"question": question}}}
@@ -188,15 +190,17 @@ def test_mutated_bodies_never_break_it(server: str) -> None:
     seeds = [json.dumps({"jsonData": {"search": {"question": "crane wind", "top_k": 3, "filters": {"kind": ["method"], "page": 1}}}}).encode()]
     seeds.append(json.dumps({"jsonData": {"documents": {"ranges": [{"document_id": "wall.md", "start": 0, "end": 9}]}}}).encode())
     parts = [b"null", b"-1", b"1e400", b'"\\ud800"', b"{}", b"[]", b"true", b"\xff", b'"', b"9" * 400, b"NaN", b"\x00", b"}", b","]
-    with httpx.Client(base_url=server, timeout=60, headers={"Content-Type": "application/json"}) as client:
+    with closing(HTTPConnection(server.removeprefix("http://"), timeout=60)) as connection:  # httpx takes longer than the server
         for _ in range(1500):
             body = bytearray(choose.choice(seeds))
             for _ in range(choose.randint(1, 3)):
                 at = choose.randrange(len(body))
                 body[at : at + choose.randint(0, 9)] = choose.choice(parts)
-            reply = client.post("/api/v1.0/predictions", content=bytes(body))
-            assert reply.status_code in (200, 400, 413), bytes(body)
-            assert (reply.status_code == 200) == valid(bytes(body)), bytes(body)
+            connection.request("POST", "/api/v1.0/predictions", bytes(body), {"Content-Type": "application/json"})
+            reply = connection.getresponse()
+            reply.read()
+            assert reply.status in (200, 400, 413), bytes(body)
+            assert (reply.status == 200) == valid(bytes(body)), bytes(body)
 
 
 def valid(body: bytes) -> bool:
@@ -216,7 +220,7 @@ def valid(body: bytes) -> bool:
 def test_metrics_tell_what_is_served_and_how(server: str) -> None:
     search(server, question="crane", retrieval="tfidf")
     search(server, question=f"crane {POISON}")
-    text = httpx.get(f"{server}/metrics").text
+    text = httpx.get(f"{server}/metrics", verify=PLAIN).text
     assert 'quarry_index_info{encoder_digest="' in text and 'generation="g1",model="models:/retriever/7"} 1.0' in text
     assert "quarry_index_passages 49.0" in text and "quarry_index_documents 4.0" in text
     counted = [line for line in text.splitlines() if line.startswith("quarry_searches_total")]
@@ -253,7 +257,7 @@ def test_a_running_server_follows_its_index(running: Any, model_dir: Path, tmp_p
         writer.put(Document("plan", "Plan", "The crane plan.", {"kind": "x"}, principals=("group:a",)))
         until(True)
         assert not seen() and outside() == before, "byte for byte as before there was anything"
-        text = httpx.get(f"{url}/prometheus").text
+        text = httpx.get(f"{url}/prometheus", verify=PLAIN).text
         assert all(
             f"{line}.0\n" in text for line in ("quarry_index_revision 1", "quarry_index_passages 1", "quarry_index_documents 1", "quarry_index_follow_errors 0")
         )
@@ -269,21 +273,25 @@ def test_a_running_server_follows_its_index(running: Any, model_dir: Path, tmp_p
 def test_sigterm_under_load_loses_no_accepted_request(model_dir: Path, index_dir: Path) -> None:
     body = {"jsonData": {"search": {"question": "crane wind " * 90, "top_k": 5}}}
 
-    def caller(url: str) -> list[str]:
-        outcomes = []
+    outcomes: list[str] = []
+
+    def caller(url: str) -> None:
         while True:
             try:
-                outcomes.append(str(httpx.post(f"{url}/predict", json=body, timeout=30).status_code))
+                outcomes.append(str(httpx.post(f"{url}/predict", json=body, timeout=30, verify=PLAIN).status_code))
             except httpx.ConnectError:
-                return [*outcomes, "refused"]
+                outcomes.append("refused")
+                return
 
     with lean(model_dir, index_dir) as (url, process), ThreadPoolExecutor(8) as pool:
         callers = [pool.submit(caller, url) for _ in range(8)]
-        time.sleep(1.0)
+        while len(outcomes) < 24 and not any(c.done() for c in callers):  # whoever is answered asks again: eight are being worked on when the signal comes
+            time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        outcomes = [o for c in callers for o in c.result()]
+        for c in callers:
+            c.result()
         began = time.monotonic()
         assert process.wait(timeout=30) == 0
         assert time.monotonic() - began < 5
     assert set(outcomes) == {"200", "refused"}
-    assert outcomes.count("200") >= 8
+    assert outcomes.count("200") > 24
