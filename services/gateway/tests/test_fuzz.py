@@ -7,13 +7,17 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
+
+from quarry_gateway.app import create_app
+from quarry_gateway.settings import Settings
 
 from .conftest import StandIn
-from .test_gateway import JSON, client  # noqa: F401 # a fixture
-from .test_process import start, wait_ready
+from .test_process import PLAIN, start, wait_ready
 
 MARK = "unmistakable"
 QUESTION = {"question": f"When is {MARK}? \u00fc \U0001f600", "top_k": 2, "retrieval": "bm25", "filters": {"format": ["pdf"]}}
@@ -45,9 +49,29 @@ def check(counts: Counter[int]) -> None:
     assert counts[400] > counts.total() / 2 and counts[200] > counts.total() / 200, counts
 
 
-async def test_in_process(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:  # noqa: F811
+async def asgi_status(app: FastAPI, body: bytes) -> int:
+    """POST /v1/answers as the server would pass it on. No client in between: it takes as long as the application."""
+    came, status = [{"type": "http.request", "body": body, "more_body": False}], 0
+
+    async def receive() -> Any:
+        return came.pop() if came else await asyncio.Future()  # nobody leaves
+
+    async def send(message: Any) -> None:
+        nonlocal status
+        status = message.get("status", status)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http", "query_string": b"", "headers": headers}
+    place = {"path": "/v1/answers", "raw_path": b"/v1/answers", "root_path": "", "client": ("127.0.0.1", 1), "server": ("quarry", 80)}
+    await app({**scope, **place}, receive, send)
+    return status
+
+
+async def test_in_process(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
-    check(Counter([(await client.post("/v1/answers", content=body, headers=JSON)).status_code for body in mutated(3, 4_000)]))
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        check(Counter([await asgi_status(app, body) for body in mutated(3, 4_000)]))
 
 
 async def exchange(port: int, path: str, bodies: Iterator[bytes]) -> Counter[int]:
@@ -66,27 +90,25 @@ async def exchange(port: int, path: str, bodies: Iterator[bytes]) -> Counter[int
     return counts
 
 
-def test_over_http(release: Path, upstream: StandIn, tmp_path: Path) -> None:
-    with (tmp_path / "log").open("wb") as log:
-        process, url = start(release, upstream, log)
-        try:
-            wait_ready(url)
+def test_over_http(release: Path, upstream: StandIn) -> None:
+    process, url = start(release, upstream)
+    try:
+        wait_ready(url)
 
-            async def all_at_once() -> list[Counter[int]]:
-                port = int(url.rpartition(":")[2])
-                each = 16_000 // CONNECTIONS
-                return await asyncio.gather(*(exchange(port, ("/v1/answers", "/v1/search")[n % 2], mutated(n, each)) for n in range(CONNECTIONS)))
+        async def all_at_once() -> list[Counter[int]]:
+            port = int(url.rpartition(":")[2])
+            each = 16_000 // CONNECTIONS
+            return await asyncio.gather(*(exchange(port, ("/v1/answers", "/v1/search")[n % 2], mutated(n, each)) for n in range(CONNECTIONS)))
 
-            counts = asyncio.run(all_at_once())
-            for one in counts:
-                check(one)
-            assert sum(one.total() for one in counts) == 16_000
-            assert httpx.get(f"{url}/readyz").status_code == 200
-            process.terminate()
-            process.wait(60)
-        finally:
-            process.kill()
-            process.wait()
-    printed = (tmp_path / "log").read_text()
+        counts = asyncio.run(all_at_once())
+        for one in counts:
+            check(one)
+        assert sum(one.total() for one in counts) == 16_000
+        assert httpx.get(f"{url}/readyz", verify=PLAIN).status_code == 200
+        process.terminate()
+        process.join(60)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+    printed = release.with_name("log").read_text()
     assert printed.count("\n") >= 16_000 and "Traceback" not in printed and MARK not in printed
-    assert process.returncode == 0

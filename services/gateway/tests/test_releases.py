@@ -1,6 +1,7 @@
 """Switching releases by the routing table: whole, refused, or finished on the release a request began with."""
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,7 +20,7 @@ from quarry_gateway.settings import Settings
 
 from .conftest import DIGEST, StandIn, serving, span, write_release
 from .test_gateway import ask
-from .test_process import start, wait_ready
+from .test_process import PLAIN, start, wait_ready
 
 
 @dataclass(frozen=True)
@@ -184,15 +185,15 @@ def test_a_process_follows_the_table_and_outlives_sighup(two: Two, release: Path
     try:
         wait_ready(url)
         two.route("b")
-        process.send_signal(signal.SIGHUP)
-        with httpx.Client(base_url=url) as client:
+        assert process.pid
+        os.kill(process.pid, signal.SIGHUP)
+        with httpx.Client(base_url=url, verify=PLAIN) as client:
             while client.get("/v1/releases").json()["live"] != two.ids["b"]:
                 time.sleep(0.05)
             assert client.post("/v1/answers", json={"question": "What is the rest?"}).json()["release_id"] == two.ids["b"]
             assert f'quarry_gateway_release_info{{release="{two.ids["b"]}",role="live"}} 1.0' in client.get("/metrics").text
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
-        assert process.returncode == 0
+        process.terminate()
+        process.join(20)
+        assert process.exitcode == 0
     finally:
         process.kill()
-        process.communicate()

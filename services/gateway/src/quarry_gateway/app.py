@@ -170,10 +170,9 @@ async def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=499)
 
 
-def main() -> None:
-    """Serve until SIGTERM."""
+def serve(settings: Settings) -> None:
+    """Until SIGTERM."""
     configure_logging()
-    settings = Settings.from_environment()
     try:
         app = create_app(settings)
     except (ManifestError, PipelineError, KeysError, EdgeError) as error:
@@ -190,7 +189,3 @@ def main() -> None:
         timeout_graceful_shutdown=settings.drain_timeout_sec,
     )
     Server(config, app.state.gateway).run()
-
-
-if __name__ == "__main__":
-    main()
