@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from select import select
 from typing import Any
@@ -23,6 +23,8 @@ from typing import Any
 import httpx
 import pytest
 from quarry_contract.manifests import MODEL_MANIFEST, ModelManifest, digest_file, read_manifest
+
+from .forked import forked
 
 PROJECT = Path(__file__).resolve().parents[1]
 SELDON = PROJECT / "seldon" / ".venv" / "bin"
@@ -46,9 +48,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def clean() -> dict[str, str]:
+    """The environment without settings of ours."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("QUARRY_")}
+
+
 def start(kind: str, model_dir: Path, log: Path, **extra: str) -> Served:
     port = free_port()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("QUARRY_")} | {"QUARRY_READER_MODEL_DIR": str(model_dir), **extra}
+    environment = {**clean(), "QUARRY_READER_MODEL_DIR": str(model_dir), **extra}
     if kind == "quarry":
         command = [sys.executable, "-m", "quarry_reader"]
         environment["QUARRY_READER_PORT"] = str(port)
@@ -70,14 +77,23 @@ def start(kind: str, model_dir: Path, log: Path, **extra: str) -> Served:
     return Served(f"http://127.0.0.1:{port}", process, log)
 
 
+def health(url: str) -> int | None:
+    """The status, or None while nobody listens; by what takes least, because it is asked again and again."""
+    connection = HTTPConnection(url.removeprefix("http://"), timeout=2)
+    try:
+        connection.request("GET", "/health/status")
+        return connection.getresponse().status
+    except (OSError, HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
 def wait_ready(served: Served) -> None:
     until = time.monotonic() + 60
     while time.monotonic() < until and served.process.poll() is None:
-        try:
-            if httpx.get(f"{served.url}/health/status", timeout=2, verify=PLAIN).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
+        if health(served.url) == 200:
+            return
         time.sleep(0.05)
     raise AssertionError(f"never ready:\n{served.log.read_text()[-3000:]}")
 
@@ -379,24 +395,25 @@ FAILURES: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def _never_ready(served: Served) -> str:
+def _never_ready(url: str, exit_code: Callable[[], int | None], log: Path) -> str:
     seen = set()
     until = time.monotonic() + 60
-    while served.process.poll() is None and time.monotonic() < until:
-        try:
-            seen.add(httpx.get(f"{served.url}/health/status", timeout=2, verify=PLAIN).status_code)
-        except httpx.TransportError:
-            time.sleep(0.02)
-    assert served.process.poll() not in (0, None)
+    while exit_code() is None and time.monotonic() < until:
+        seen.add(health(url))
+        time.sleep(0.02)
+    assert exit_code() not in (0, None)
     assert 200 not in seen
-    return served.log.read_text()
+    return log.read_text()
 
 
 @pytest.mark.parametrize("change", FAILURES.values(), ids=FAILURES.keys())
 def test_a_model_that_cannot_be_loaded_is_never_ready_and_the_process_ends(change: Callable[[Path], Any], artefact: Path, tmp_path: Path) -> None:
     shutil.copytree(artefact, tmp_path / "model")
     change(tmp_path / "model")
-    log = _never_ready(start("quarry", tmp_path / "model", tmp_path / "log"))
+    port = free_port()
+    environment = {**clean(), "QUARRY_READER_MODEL_DIR": str(tmp_path / "model"), "QUARRY_READER_PORT": str(port)}
+    process = forked("quarry_reader", environment, tmp_path / "log")
+    log = _never_ready(f"http://127.0.0.1:{port}", lambda: process.exitcode, tmp_path / "log")
     assert log.count("the model was not loaded") == 1
     assert "Traceback" not in log
 
@@ -407,7 +424,7 @@ def test_under_the_wrapper_too(name: str, artefact: Path, tmp_path: Path) -> Non
     FAILURES[name](tmp_path / "model")
     served = start("seldon", tmp_path / "model", tmp_path / "log")
     try:
-        assert "the model was not loaded" in _never_ready(served)
+        assert "the model was not loaded" in _never_ready(served.url, served.process.poll, served.log)
     finally:
         if served.process.poll() is None:
             os.killpg(served.process.pid, signal.SIGKILL)
