@@ -20,6 +20,7 @@ from .making import WORDS, Document, Writer, make_index
 
 RETRIEVALS = get_args(Retrieval)
 CALLERS: tuple[tuple[str, ...], ...] = ((), ("group:a",), ("user:x", "group:b"), ("group:a", "group:b"))
+QUESTIONS = ("crane wind speed", "fire plan at the gate")
 ACCESS = (("*",), ("*",), ("group:a",), ("group:b", "user:y"), ("user:x",), ())
 
 
@@ -87,10 +88,9 @@ def answer(searcher: Searcher, request: SearchRequest) -> str:
         return json.dumps(error.to_problem("r"))
 
 
-def everything(searcher: Searcher, callers: tuple[tuple[str, ...], ...] = CALLERS) -> list[str]:
+def everything(searcher: Searcher, callers: tuple[tuple[str, ...], ...] = CALLERS, questions: Sequence[str] = QUESTIONS) -> list[str]:
     """Answers to all kinds of searches by several callers."""
     filters: list[dict[str, Any]] = [{}, {"kind": ("report", "plan")}, {"secret": 1}, {"page": 1}]
-    questions = ("crane wind speed", "fire plan at the gate")
     asked = [(q, r, f, p) for q in questions for r in RETRIEVALS for f in filters for p in callers]
     return [answer(searcher, SearchRequest(q, 10, r, f, p)) for q, r, f, p in asked]
 

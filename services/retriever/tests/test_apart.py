@@ -66,7 +66,7 @@ def sizes(index: Index) -> dict[frozenset[str], int]:
 
 @pytest.mark.parametrize("when", ["opened", "followed"])
 def test_no_answer_depends_on_hidden_vectors(worlds: tuple[Followed, Followed], monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    exact = told(worlds[1], worlds[1].open())
+    exact = told(worlds[1], worlds[1].open()) if when == "opened" else []
     monkeypatch.setattr(vectors, "SEARCH_DEPTH", 1)
     indexes = [world.open() for world in worlds]
     for index in indexes:

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from quarry_runtime.encode import Encoder
 from quarry_retriever.index import Index
 from quarry_retriever.passages import PassageStore
 
+from .forked import forked
 from .making import DOCUMENTS, Document, Writer, make_index, make_model
 from .serving import free_port
 
@@ -130,10 +129,12 @@ def test_a_process_that_cannot_load_never_becomes_ready_and_exits_1(tmp_path: Pa
         folder = shutil.copytree(index_dir, tmp_path / name)
         DAMAGES[name][0](folder)
         paths = {"QUARRY_RETRIEVER_MODEL_DIR": str(model_dir), "QUARRY_RETRIEVER_INDEX_DIR": str(folder), "QUARRY_RETRIEVER_PORT": str(free_port())}
-        running.append(subprocess.Popen([sys.executable, "-m", "quarry_retriever"], env={**os.environ, **paths}, stdout=subprocess.PIPE, text=True))
+        (tmp_path / f"{name} printed").mkdir()
+        running.append(forked("quarry_retriever", folder=tmp_path / f"{name} printed", **paths))
     for name, process in zip(names, running, strict=True):
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == 1, name
+        process.join(120)
+        out = (tmp_path / f"{name} printed" / "out").read_text()
+        assert process.exitcode == 1, name
         assert DAMAGES[name][1] in out and "Traceback" not in out, name
 
 

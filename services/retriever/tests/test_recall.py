@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .forked import forked
 from .making import DOCUMENTS, make_index
 
 GOOD = [("crane.md", "At what wind speed does the crane stop work?"), ("nowhere.md", "crane wind speed")]
@@ -22,8 +22,12 @@ def squad(path: Path, asked: list[tuple[str, str]]) -> Path:
 
 
 def recall(questions: Path, index: Path, model: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "quarry_retriever.recall", str(questions), "--index", str(index), "--model-dir", str(model), *more]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    arguments = [str(questions), "--index", str(index), "--model-dir", str(model), *more]
+    process = forked("quarry_retriever.recall", *arguments, folder=questions.parent)
+    process.join(120)
+    assert process.exitcode is not None
+    out, err = ((questions.parent / name).read_text() for name in ("out", "err"))
+    return subprocess.CompletedProcess(arguments, process.exitcode, out, err)
 
 
 def test_the_share_of_questions_whose_document_is_found_and_the_floor(tmp_path: Path, index_dir: Path, model_dir: Path) -> None:
