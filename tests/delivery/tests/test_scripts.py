@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from quarry_contract.messages import Passage, ScoredPassage, SearchResponse
 
-from quarry_delivery.workflows import CLONE
+from quarry_delivery.workflows import CLONE, files_named
 
 from .conftest import SCRIPTS
 
@@ -49,8 +49,7 @@ def test_a_contract_concerns_whoever_is_installed_with_it() -> None:
 
 
 def test_every_project_is_known() -> None:
-    made = {str(path.parent.relative_to(CLONE)) for path in CLONE.glob("*/**/requirements.lock") if "seldon" not in path.parts}
-    assert {name for name in made if "/.venv" not in name and "node_modules" not in name} == set(KNOWN)
+    assert {str(path.parent.relative_to(CLONE)) for path in files_named("requirements.lock") if "seldon" not in path.parts} == set(KNOWN)
 
 
 def test_a_first_push_concerns_everything() -> None:

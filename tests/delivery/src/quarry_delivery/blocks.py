@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .workflows import CLONE, Workflow
+from .workflows import CLONE, Workflow, files_named
 
 STOOD_IN = ("aws", "cosign", "docker", "gh", "grype", "helm", "kubectl", "make", "terraform")
 EXPRESSION = re.compile(r"\$\{\{\s*(.+?)\s*\}\}")
@@ -52,11 +52,10 @@ def clone(folder: Path) -> Path:
     for part in COPIED:
         source = CLONE / part
         shutil.copytree(source, folder / part) if source.is_dir() else shutil.copy2(source, folder / part)
-    for path in CLONE.glob("*/**/pyproject.toml"):
-        if not {".venv", "node_modules", ".tools"} & set(path.parts):
-            target = folder / path.relative_to(CLONE)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, target)
+    for path in files_named("pyproject.toml"):
+        target = folder / path.relative_to(CLONE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
     for environment in ("dev", "staging", "production"):
         (folder / "terraform/envs" / environment).mkdir(parents=True)
     values = folder / "helm/quarry/values-release.yaml"

@@ -1,5 +1,6 @@
 """GitHub's workflow files as they are read here: jobs, steps, and the text a pin's comment stands in."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import yaml
 CLONE = Path(__file__).resolve().parents[4]
 PINNED = re.compile(r"^\s*(?:- )?uses: (?P<action>[\w./-]+)@(?P<commit>[0-9a-f]{40}) # v\d+(\.\d+){2}(?:\s|$)")
 LOCAL = "./"
+INSTALLED = {".git", ".tools", ".venv", "node_modules"}
 
 
 @dataclass(frozen=True)
@@ -44,4 +46,13 @@ def read(root: Path = CLONE) -> list[Workflow]:
     for path in sorted((root / ".github/workflows").glob("*.yml")):
         text = path.read_text(encoding="utf-8")
         found.append(Workflow(path.stem, text, yaml.safe_load(text)))
+    return found
+
+
+def files_named(file: str) -> list[Path]:
+    """The clone's files of that name; not among what is installed in it, which are hundreds of thousands of files to look through."""
+    found = []
+    for folder, below, files in os.walk(CLONE):
+        below[:] = sorted(set(below) - INSTALLED)
+        found += [Path(folder, file)] if file in files else []
     return found
