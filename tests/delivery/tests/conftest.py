@@ -10,6 +10,14 @@ from quarry_delivery import jenkins
 from quarry_delivery.workflows import CLONE
 
 SCRIPTS = CLONE / ".github/scripts"
+WRONG = {
+    "no agent": "pipeline { stages { stage('a') { steps { echo 'x' } } } }",
+    "no steps": "pipeline { agent any; stages { stage('a') { agent any } } }",
+    "an unknown step": "pipeline { agent any; stages { stage('a') { steps { shell 'x' } } } }",
+    "an assignment": "pipeline { agent any; stages { stage('a') { steps { x = 'x' } } } }",
+    "an undefined name": "pipeline { agent any; stages { stage('a') { steps { sh command } } } }",
+    "scripted": "node { sh 'x' }",
+}
 
 
 def needs_npm() -> None:
@@ -36,7 +44,19 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
-def pipeline() -> jenkins.Node:
-    """The Jenkinsfile."""
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, jenkins.Node | jenkins.RefusedPipeline]:
+    """The Jenkinsfile, by the name of "ours", and those of WRONG: read by one Java process, for which most of the work is to start Groovy."""
     needs_jenkins()
-    return jenkins.read()
+    folder = tmp_path_factory.mktemp("jenkinsfiles")
+    for number, text in enumerate(WRONG.values()):
+        (folder / str(number)).write_text(text)
+    paths = [CLONE / "Jenkinsfile", *(folder / str(number) for number in range(len(WRONG)))]
+    return dict(zip(("ours", *WRONG), jenkins.read_all(paths), strict=True))
+
+
+@pytest.fixture(scope="session")
+def pipeline(pipelines: dict[str, jenkins.Node | jenkins.RefusedPipeline]) -> jenkins.Node:
+    """The Jenkinsfile."""
+    ours = pipelines["ours"]
+    assert isinstance(ours, jenkins.Node), ours
+    return ours

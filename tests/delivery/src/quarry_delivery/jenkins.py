@@ -45,18 +45,6 @@ def missing() -> str | None:
     return None if GROOVY.is_dir() else "Groovy comes with an npm package: install the Debian package npm, then run `make envs P=tests/delivery`"
 
 
-def read(root: Path = CLONE) -> Node:
-    """The pipeline of a clone.
-
-    Raises:
-        RefusedPipeline: it is no Groovy, or no declarative pipeline.
-    """
-    [found] = read_all([root / "Jenkinsfile"])
-    if isinstance(found, RefusedPipeline):
-        raise found
-    return found
-
-
 def read_all(paths: Sequence[Path]) -> list[Node | RefusedPipeline]:
     """Several pipelines by one Java process; in place of one that is refused, why."""
     jars = ":".join(str(jar) for jar in sorted(GROOVY.rglob("*.jar")))
