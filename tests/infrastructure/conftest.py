@@ -7,7 +7,6 @@ longest, since its protection has to be taken away first, and begins first.
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 
 import held
 from changes import OPENED, PROTECTED, VARIABLES, Touched
-from runner import ENVIRONMENTS, Missing, Resource, Terraform, mirror, moto, prepare, resources
+from runner import ENVIRONMENTS, Missing, Resource, Terraform, mirror, motos, prepare, resources
 
 ASKED = "staging"  # as production, but smaller
 Plans = dict[str, dict[str, Any]]
@@ -134,32 +133,41 @@ def _life(terraform: Terraform, address: str, folder: Path) -> Life:
 
 
 @pytest.fixture(scope="session")
-def lives(terraform_here: None) -> Iterator[dict[str, Life]]:
+def accounts(terraform_here: None) -> Iterator[dict[str, str]]:
+    """A moto for each environment, and one to plan on."""
+    names = (*ENVIRONMENTS, "")
+    with tempfile.TemporaryDirectory() as folder, motos(Path(folder) / "moto.log", len(names)) as addresses:
+        yield dict(zip(names, addresses, strict=True))
+
+
+@pytest.fixture(scope="session")
+def initialised(accounts: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Terraform:
+    """One from which all environments have their provider and modules."""
+    return prepare(tmp_path_factory.mktemp("initialised") / "copy", ASKED, accounts[""], applied=False)
+
+
+@pytest.fixture(scope="session")
+def lives(accounts: dict[str, str], initialised: Terraform) -> Iterator[dict[str, Life]]:
     """All environments, from an empty account on."""
-    with tempfile.TemporaryDirectory() as at, ExitStack() as servers:
-        folder, begun, like = Path(at), {}, None
+    with tempfile.TemporaryDirectory() as at:
+        folder, begun = Path(at), {}
         for name in sorted(ENVIRONMENTS, key=lambda name: name != PROTECTED):
-            address = servers.enter_context(moto(folder / f"{name}.log"))
-            like = prepare(folder / name, name, address, applied=True, like=like)
-            begun[name] = _life(like, address, folder)
+            terraform = prepare(folder / name, name, accounts[name], applied=True, like=initialised)
+            begun[name] = _life(terraform, accounts[name], folder)
         yield begun
         for life in begun.values():
             life.pool.shutdown(cancel_futures=True)  # before moto ends
 
 
-def _plan(folder: Path, address: str) -> Plans:
-    like, found = None, {}
-    for name in ENVIRONMENTS:
-        like = prepare(folder / name, name, address, applied=False, like=like, patient=True)
-        found[name] = like.plan()
-    return found
+def _plan(folder: Path, address: str, like: Terraform) -> Plans:
+    return {name: prepare(folder / name, name, address, applied=False, like=like, patient=True).plan() for name in ENVIRONMENTS}
 
 
 @pytest.fixture(scope="session")
-def planning(lives: dict[str, Life]) -> Iterator["Future[Plans]"]:
+def planning(lives: dict[str, Life], accounts: dict[str, str], initialised: Terraform) -> Iterator["Future[Plans]"]:
     """Every environment is planned on an empty account, while the provider waits for the applied ones."""
-    with tempfile.TemporaryDirectory() as at, moto(Path(at) / "moto.log") as address, ThreadPoolExecutor(1) as pool:
-        yield pool.submit(_plan, Path(at), address)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
+        yield pool.submit(_plan, Path(folder), accounts[""], initialised)
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import loopback
@@ -49,36 +48,44 @@ def mirror() -> Path:
     raise Missing("no AWS provider 5 for terraform: set QUARRY_TERRAFORM_PLUGINS to a folder that `terraform providers mirror` filled")
 
 
+# Reads the modules of what Terraform asks for once, then serves every port in a process of its own; all end with standard input.
+SERVERS = """
+import os, signal, sys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+for service in sys.argv[2:]:
+    create_backend_app(service)
+begun = []
+for _ in range(int(sys.argv[1])):
+    server = make_server('127.0.0.1', 0, DomainDispatcherApplication(create_backend_app), threaded=True)
+    print(server.port, flush=True)
+    begun.append(os.fork())
+    if begun[-1] == 0:
+        server.serve_forever()
+    server.server_close()
+sys.stdin.read()
+for process in begun:
+    os.kill(process, signal.SIGKILL)
+"""
+SERVICES = ("apigateway", "cloudwatch", "ec2", "ecr", "eks", "elbv2", "iam", "kms", "logs", "rds", "s3", "secretsmanager", "sns", "sts", "wafv2")
+
+
 @contextmanager
 def moto(log: Path) -> Iterator[str]:
     """A moto server of its own on a free port; its address."""
-    script = (
-        "from moto.server import DomainDispatcherApplication, create_backend_app\n"
-        "from werkzeug.serving import make_server\n"
-        "server = make_server('127.0.0.1', 0, DomainDispatcherApplication(create_backend_app), threaded=True)\n"
-        "print(server.port, flush=True)\nserver.serve_forever()\n"
-    )
+    with motos(log, 1) as (address,):
+        yield address
+
+
+@contextmanager
+def motos(log: Path, number: int) -> Iterator[list[str]]:
+    """Several moto servers, none of which knows of the others; their addresses."""
     environment = {**os.environ, "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}
-    command = [sys.executable, "-c", script]
-    with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True) as process:
-        try:
-            assert process.stdout
-            address = f"http://127.0.0.1:{int(process.stdout.readline())}"
-            _answers(address)
-            yield address
-        finally:
-            process.kill()
-
-
-def _answers(address: str) -> None:
-    for _ in range(100):
-        try:
-            urllib.request.urlopen(f"{address}/moto-api/", timeout=5).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError("moto does not answer")
+    command = [sys.executable, "-c", SERVERS, str(number), *SERVICES]
+    with log.open("w") as errors, subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=errors, env=environment, text=True) as process:
+        assert process.stdout
+        yield [f"http://127.0.0.1:{int(process.stdout.readline())}" for _ in range(number)]
 
 
 @dataclass(frozen=True)
