@@ -12,11 +12,12 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from kfp import compiler, local
+from kfp import compiler, dsl, local
 
 from . import submit
 from .build_index import build_index
@@ -26,15 +27,13 @@ from .submit import Submission, SubmitError, Target
 from .train_reader import train_reader
 from .train_retriever import train_retriever
 
-PIPELINES = {
+PIPELINES: dict[str, Callable[..., Any]] = {
     "train-reader": train_reader,
     "train-retriever": train_retriever,
     "publish-retriever": publish_retriever,
     "build-index": build_index,
     "evaluate-and-release": evaluate_and_release,
 }
-
-
 REFUSED = 3
 
 
@@ -47,12 +46,22 @@ def package(name: str) -> Path:
     return Path(__file__).parent / f"{name.replace('-', '_')}.yaml"
 
 
+def pipeline(name: str) -> Any:
+    """A new kfp pipeline, named and described by its function.
+
+    Made in a thread, not by a decorator: at each setting of a step kfp looks for the source of every frame on the stack, and under
+    an import that takes thirty times as long.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(dsl.pipeline, PIPELINES[name]).result()
+
+
 def compile_all(folder: Path) -> list[Path]:
     """Write every pipeline's YAML into `folder`; returns the paths."""
     paths = []
-    for name, pipeline in PIPELINES.items():
+    for name in PIPELINES:
         path = folder / package(name).name
-        compiler.Compiler().compile(pipeline, str(path))
+        compiler.Compiler().compile(pipeline(name), str(path))
         paths.append(path)
     return paths
 
@@ -63,7 +72,7 @@ def inputs(name: str, pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: not a pair, not an input of this pipeline, not of its type, or one is missing.
     """
-    wanted = inspect.signature(PIPELINES[name].pipeline_func).parameters
+    wanted = inspect.signature(PIPELINES[name]).parameters
     given: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -83,6 +92,7 @@ def run(name: str, root: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     """Run one pipeline in this interpreter's environment by kfp's local runner; returns its outputs.
 
     Steps that an earlier, interrupted run of the same pipeline finished are not run again, but for those that act on the registry.
+    One that fails is tried again at once: in a cluster what it lacked may come with time, here its user waits for the reason.
 
     Raises:
         RuntimeError: a step failed (its log stands above).
@@ -90,7 +100,11 @@ def run(name: str, root: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     cache = root / "cache" / _identity(name, arguments)
     runner = local.SubprocessRunner(use_venv=False)
     local.init(runner=runner, pipeline_root=str(root), raise_on_error=True, enable_caching=True, cache_root=str(cache))
-    return dict(PIPELINES[name](**arguments).outputs)
+    made = pipeline(name)
+    for component in (made.pipeline_spec.root, *made.pipeline_spec.components.values()):
+        for task in component.dag.tasks.values():
+            task.retry_policy.ClearField("backoff_duration")
+    return dict(made(**arguments).outputs)
 
 
 def _identity(name: str, arguments: dict[str, Any]) -> str:

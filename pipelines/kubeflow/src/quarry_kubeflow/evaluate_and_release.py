@@ -15,10 +15,10 @@ class Result(NamedTuple):
     retriever: str
 
 
-@dsl.pipeline(name="evaluate-and-release", description="Judge a reader and a retriever against the champions, and bind them into a release if both pass.")
 def evaluate_and_release(
     data: str, home: str, mlflow_uri: str, reader: str, retriever: str, reader_policy: str = "", retriever_policy: str = ""
 ) -> Result:
+    """Judge a reader and a retriever against the champions, and bind them into a release if both pass."""
     dataset = once(steps.evaluation_set(data=data)).outputs["dataset"]
     reading = acting(heavy(steps.gate(version=reader, dataset=dataset, policy=reader_policy, mlflow_uri=mlflow_uri))).set_display_name("gate-reader")
     finding = acting(heavy(steps.gate(version=retriever, dataset=dataset, policy=retriever_policy, mlflow_uri=mlflow_uri))).set_display_name("gate-retriever")

@@ -1,4 +1,4 @@
-"""What a step asks of the cluster, and how often it is tried. kfp's local runner ignores the first and keeps to the second."""
+"""What a step asks of the cluster, and how often it is tried. kfp's local runner ignores the first and keeps to the second, without the waits."""
 
 from kfp.dsl import PipelineTask
 

@@ -56,7 +56,7 @@ def package(submission: Submission) -> str:
     Raises:
         SubmitError: `images` names an image that no step uses.
     """
-    documents = list(yaml.safe_load_all(submission.package.read_text(encoding="utf-8")))
+    documents = list(yaml.load_all(submission.package.read_text(encoding="utf-8"), yaml.CSafeLoader))
     executors = documents[0]["deploymentSpec"]["executors"].values()
     used = {e["container"]["image"] for e in executors}
     if unknown := set(submission.images) - used:

@@ -15,7 +15,6 @@ class Result(NamedTuple):
     verdict: str
 
 
-@dsl.pipeline(name="train-reader", description="Fine-tune, calibrate, export, evaluate, register and judge the span reader; promote it if the gate lets it.")
 def train_reader(
     data: str,
     mlflow_uri: str,
@@ -30,6 +29,7 @@ def train_reader(
     policy: str = "",
     seed: int = 17,
 ) -> Result:
+    """Fine-tune, calibrate, export, evaluate, register and judge the span reader; promote it if the gate lets it."""
     dataset = once(steps.check_dataset(data=data, held_out=held_out)).outputs["dataset"]
     schedule = {"epochs": epochs, "learning_rate": learning_rate, "max_seconds": max_seconds, "lora_rank": lora_rank, "seed": seed}
     model = heavy(steps.fit_reader(dataset=dataset, base=base, **schedule)).outputs["model"]

@@ -15,7 +15,6 @@ class Result(NamedTuple):
     verdict: str
 
 
-@dsl.pipeline(name="train-retriever", description="Fine-tune, export, evaluate, register and judge the dual encoder; promote it if the gate lets it.")
 def train_retriever(
     data: str,
     mlflow_uri: str,
@@ -29,6 +28,7 @@ def train_retriever(
     policy: str = "",
     seed: int = 17,
 ) -> Result:
+    """Fine-tune, export, evaluate, register and judge the dual encoder; promote it if the gate lets it."""
     dataset = once(steps.check_dataset(data=data, held_out=held_out)).outputs["dataset"]
     passages = small(steps.cut_passages(dataset=dataset, hard_negatives=hard_negatives)).outputs["passages"]
     schedule = {"epochs": epochs, "learning_rate": learning_rate, "max_seconds": max_seconds, "separate": separate, "seed": seed}
