@@ -19,8 +19,9 @@ from echo import SECRET, Echo
 from prometheus_client import CollectorRegistry
 from quarry_contract.errors import ErrorCode
 
+from quarry_runtime.draining import ACCEPT_SEC, Server
 from quarry_runtime.logs import JsonFormatter
-from quarry_runtime.server import create_app
+from quarry_runtime.server import create_app, uvicorn_config
 from quarry_runtime.settings import ServerSettings
 
 # Without it, httpx reads the certificates of all authorities for each call, which takes longer than the call.
@@ -240,6 +241,34 @@ def test_a_connection_taken_before_sigterm_is_answered_though_its_request_comes_
     process.communicate(timeout=20)
     assert reply.startswith(b"HTTP/1.1 200 ")
     assert process.returncode == 0
+
+
+class HeldUp(Server):
+    """Told to stop just after callers came, while each turn of its loop, in which one of them is taken, is as long as it waits for callers."""
+
+    async def main_loop(self) -> None:
+        address = self.servers[0].sockets[0].getsockname()
+        self.callers = [socket.create_connection(address, timeout=20) for _ in range(6)]
+        for caller in self.callers:
+            caller.sendall(b"GET /health/ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        self.hold_up(10)
+
+    def hold_up(self, turns: int) -> None:
+        time.sleep(ACCEPT_SEC)
+        if turns:
+            asyncio.get_running_loop().call_soon(self.hold_up, turns - 1)
+
+
+def test_who_waits_at_the_port_is_answered_though_the_loop_is_held_up() -> None:
+    settings = ServerSettings("echo", host="127.0.0.1", port=0)
+    app = create_app(settings, lambda _: Echo(), lambda reason: pytest.fail(reason))
+    server = HeldUp(uvicorn_config(app, settings), settings, app.state.quarry)
+    server.run()
+    replies = []
+    for caller in server.callers:
+        with caller:
+            replies.append(caller.recv(65_536)[:13])
+    assert replies == [b"HTTP/1.1 200 "] * 6
 
 
 def test_a_caller_who_leaves_cancels_the_work() -> None:

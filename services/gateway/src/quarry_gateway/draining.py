@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import socket
 import struct
@@ -15,7 +16,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from .service import Gateway
 
 FIRST_REQUEST_SEC = 1.0  # a connection taken just before the stop may still be sending its request
-ACCEPT_SEC = 0.1  # for the connections that the kernel has taken and we have not
+ACCEPT_SEC = 0.1  # for the connections that the kernel has taken and we have not; again while there are any
+ACCEPT_TRIES = 50
 SO_ATTACH_FILTER = 26  # Linux, socket(7)
 
 
@@ -67,8 +69,16 @@ class Server(uvicorn.Server):
         for server in self.servers:
             for listener in server.sockets:
                 drop_new(listener.fileno())
-        await asyncio.sleep(ACCEPT_SEC)
+        await self._take_what_waits()
         await super().shutdown(sockets)
+
+    async def _take_what_waits(self) -> None:
+        """Until no connection waits at a port: uvloop takes one at each turn of its loop, and a busy loop turns a few times a second."""
+        ports = [listener.fileno() for server in self.servers for listener in server.sockets]
+        for _ in range(ACCEPT_TRIES):
+            await asyncio.sleep(ACCEPT_SEC)
+            if not select.select(ports, [], [], 0)[0]:
+                return
 
     def _stop(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
