@@ -33,7 +33,7 @@ PIPELINES := pipelines/ingestion pipelines/training pipelines/kubeflow
 WRAPPERS := services/reader/seldon services/retriever/seldon
 AIRFLOW := pipelines/airflow
 # In the order of their tests: the quick ones first, then the longest, so that all processors are busy to the end.
-PROJECTS := $(SERVING) tests pipelines/training pipelines/ingestion tests/infrastructure pipelines/kubeflow $(AIRFLOW) tests/delivery
+PROJECTS := $(SERVING) tests pipelines/training tests/infrastructure pipelines/ingestion $(AIRFLOW) tests/delivery pipelines/kubeflow
 P ?= $(PROJECTS)
 # Suites that run side by side; each prints when it has ended.
 TEST_JOBS ?= 2
