@@ -18,7 +18,8 @@ from quarry_runtime.session import Array
 
 LINKS = 32  # per vector in the graph
 BUILD_DEPTH = 100
-SEARCH_DEPTH = 256  # candidates kept while searching; widened when a mask leaves out part of them
+SEARCH_DEPTH = 256  # candidates kept while searching; widened for large graphs, and when a mask leaves out part of them
+DEEP_ENOUGH_UP_TO = 250_000  # vectors
 AT_ONCE = 16_384  # vectors copied to be compared
 HERE = -1  # the number of no graph
 MIN_SHARE = 0.1  # of the graph's vectors; a mask that leaves fewer is searched exactly
@@ -30,6 +31,11 @@ class Hits:
 
     rows: Array
     scores: Array
+
+
+def search_depth(size: int) -> float:
+    """For a graph of so many vectors: at the same depth the larger one finds fewer of the nearest (docs/measurements.md)."""
+    return SEARCH_DEPTH * math.cbrt(max(1.0, size / DEEP_ENOUGH_UP_TO))
 
 
 def best(rows: Array, scores: Array, top_k: int) -> Hits:
@@ -235,7 +241,7 @@ class Graph:
         count = marked.count
         if count < MIN_SHARE * self.size:
             return self._vectors.search(question, top_k, marked.places)
-        depth = math.ceil(max(SEARCH_DEPTH, 2 * top_k) * self.size / count)
+        depth = math.ceil(max(search_depth(self.size), 2 * top_k) * self.size / count)
         selector = faiss.IDSelectorBitmap(marked.bits)  # type: ignore[call-arg, arg-type]
         params = faiss.SearchParametersHNSW(sel=selector, efSearch=depth)  # type: ignore[attr-defined]
         faiss.omp_set_num_threads(1)
