@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,12 @@ def option(call: list[str], name: str) -> str:
 READER = ["data=d.json", "held_out=h.json", "mlflow_uri=http://m", "epochs=1.5"]
 
 
-def test_train_reader_calls_each_script_with_the_outputs_of_those_before(recorded: Path, tmp_path: Path) -> None:
+def test_train_reader_calls_each_script_with_the_outputs_of_those_before(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     output = cli.run("train-reader", tmp_path / "root", cli.inputs("train-reader", READER))
+    assert list((tmp_path / "temporary").iterdir()) == [], "kfp's copies of the steps are left"
     assert output == {"version": "models:/reader/7", "verdict": "passed"}
     assert modules(recorded) == ["check", "fit", "calibrate", "export", "evaluate", "register", "gate", "promote", "promote"]
     check, fit, calibrate, _, _, register, gate, record, promote = calls(recorded)

@@ -12,8 +12,10 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +106,22 @@ def run(name: str, root: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     for component in (made.pipeline_spec.root, *made.pipeline_spec.components.values()):
         for task in component.dag.tasks.values():
             task.retry_policy.ClearField("backoff_duration")
-    return dict(made(**arguments).outputs)
+    with _temporary_files():
+        return dict(made(**arguments).outputs)
+
+
+@contextmanager
+def _temporary_files() -> Iterator[None]:
+    """kfp leaves every step's program where temporary files go: for the steps that is a folder which goes when the run has ended."""
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="quarry-steps-") as folder:
+        os.environ["TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["TMPDIR"]
+            if before is not None:
+                os.environ["TMPDIR"] = before
 
 
 def _identity(name: str, arguments: dict[str, Any]) -> str:
