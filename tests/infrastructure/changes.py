@@ -4,7 +4,8 @@ STAGE, KEY_B = "module.edge.aws_api_gateway_stage.this", "module.edge.aws_secret
 CLIENTS = "{first={rate=2,burst=4,requests_per_day=10000},second={rate=1,burst=1,requests_per_day=10}}"
 KEYS, PLANS, PLAN_KEYS = (f'module.edge.aws_api_gateway_{kind}.this["second"]' for kind in ("api_key", "usage_plan", "usage_plan_key"))
 Touched = dict[str, str]
-# Environment -> what one variable is set to -> what a plan of that touches, and how. All are composed alike (test_sources.py): each is tried in one.
+# Environment -> what one variable is set to -> what that touches, and how. All are composed alike (test_sources.py): each is tried in one.
+# Those of one environment are planned together: what each touches is touched by no other.
 VARIABLES: dict[str, dict[str, Touched]] = {
     "dev": {
         f"clients={CLIENTS}": {KEYS: "create", PLANS: "create", PLAN_KEYS: "create"},

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import held
+import loopback
 from changes import OPENED, PROTECTED, VARIABLES, Touched
 from runner import ENVIRONMENTS, Missing, Resource, Terraform, mirror, motos, prepare, resources
 
@@ -123,7 +124,7 @@ def _destroy(applied: "Future[Applied]") -> Destroyed:
 def _life(terraform: Terraform, address: str, folder: Path) -> Life:
     pool, name = ThreadPoolExecutor(1), terraform.name
     applied = pool.submit(_apply, terraform, address)
-    changed: dict[str, Future[Any]] = {change: pool.submit(terraform.changes, change) for change in VARIABLES[name]}
+    changed: dict[str, Future[Any]] = {"variables": pool.submit(terraform.changes, *VARIABLES[name])} if VARIABLES[name] else {}
     if name == ASKED:
         changed |= {"canary": pool.submit(_canary, terraform, folder), "unknown": pool.submit(_unknown, terraform, folder)}
     if name == PROTECTED:
@@ -153,6 +154,8 @@ def lives(accounts: dict[str, str], initialised: Terraform) -> Iterator[dict[str
         folder, begun = Path(at), {}
         for name in sorted(ENVIRONMENTS, key=lambda name: name != PROTECTED):
             terraform = prepare(folder / name, name, accounts[name], applied=True, like=initialised)
+            if name != ASKED:
+                (terraform.copy / loopback.FIREWALL).write_text(loopback.ONE_RULE)
             begun[name] = _life(terraform, accounts[name], folder)
         yield begun
         for life in begun.values():
