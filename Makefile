@@ -35,8 +35,10 @@ AIRFLOW := pipelines/airflow
 # In the order of their tests: the quick ones first, then the longest, so that all processors are busy to the end.
 PROJECTS := $(SERVING) tests pipelines/training tests/infrastructure pipelines/ingestion $(AIRFLOW) tests/delivery pipelines/kubeflow
 P ?= $(PROJECTS)
-# Suites that run side by side; each prints when it has ended.
-TEST_JOBS ?= 2
+# Suites that run side by side, one more than there are processors, since each waits at times; each prints when it has ended.
+TEST_JOBS ?= $(shell expr $$(nproc) + 1)
+# The suite of the whole is the longest by far, and runs in two parts: running stacks, and what they are deployed as.
+TESTED = $(patsubst %,%/tested,$(filter-out tests,$(P)) $(if $(filter tests,$(P)),tests/e2e tests/deployed))
 # What the tests start besides Python: PostgreSQL under MLflow; our images as pods; Java under Spark; Prometheus over a canary's figures; a linter of shell scripts.
 DEBIAN_PACKAGES := postgresql buildah podman runc catatonit netavark aardvark-dns iptables iproute2 mmdebstrap prometheus shellcheck openjdk-17-jre-headless
 
@@ -235,11 +237,22 @@ envs: $(P:%=%/.venv/.ready) ## Environments of all projects, or of P="services/r
 
 # A model service is tested under the stock wrapper too, in that one's environment; the DAG with the commands that it calls.
 test: packages $(P:%=%/.venv/.ready) $(if $(filter $(AIRFLOW),$(P)),pipelines/ingestion/.venv/.ready pipelines/kubeflow/.venv/.ready services/retriever/.venv/.ready) $(if $(filter tests tests/delivery tests/infrastructure,$(P)),$(HELM)) $(foreach w,$(WRAPPERS),$(if $(filter $(w:%/seldon=%),$(P)),$(w)/.venv/.ready)) ## Every test, or those of P="services/reader"
-	@$(MAKE) --jobs=$(TEST_JOBS) --output-sync=target --keep-going $(P:%=%/tested)
+	@$(MAKE) --jobs=$(TEST_JOBS) --output-sync=target --keep-going $(TESTED)
+
+# One thread for each process: threads that wait for each other by spinning take processors from the other suites.
+PYTEST = env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+
+tests/e2e/tested:
+	@echo "== tests/e2e"
+	@cd tests && $(PYTEST) e2e
+
+tests/deployed/tested:
+	@echo "== tests/containers tests/manifests"
+	@cd tests && $(PYTEST) containers manifests
 
 %/tested:
 	@echo "== $*"
-	@cd $* && env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL .venv/bin/python -m pytest
+	@cd $* && $(PYTEST)
 
 # Without them, and without the right to install them, the tests that need them are skipped and say so.
 packages: ## The Debian packages that tests start: installed if you are root, else named

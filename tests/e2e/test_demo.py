@@ -38,7 +38,7 @@ def test_a_second_demo_trains_and_ingests_nothing_again(stack: Stack) -> None:
 
 def test_every_answer_stands_word_for_word_where_it_says(stack: Stack, questions: Questions) -> None:
     checked = 0
-    for _, question, _ in questions[::3]:
+    for _, question, _ in questions[::6]:
         reply = stack.post("/v1/answers", {"question": question, "top_k": 5, "min_confidence": 0})
         for answer in reply["answers"]:
             for place in answer["citations"]:
