@@ -18,6 +18,7 @@ from .base import BASE_READER, CALIBRATION, PACKAGED, pack_base_reader, resolve_
 from .calibrate import MIN_ANSWERED, calibrate, contexts_of, outcomes
 from .features import load_tokenizer
 from .fit import FitSettings, fit, load_model, save
+from .malloc import keep_freed
 from .predict import predict, torch_logits
 
 DATA = Path(__file__).parents[2] / "data"
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path)
     parser.add_argument("--calibrate", action="store_true", help="only calibrate the packed weights anew")
     args = parser.parse_args()
+    keep_freed()
     if args.calibrate:
         with tempfile.TemporaryDirectory() as scratch:
             pack_calibration(resolve_base("quarry-base", Path(scratch)))

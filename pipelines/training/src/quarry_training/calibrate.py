@@ -23,6 +23,7 @@ from . import scoring, squad
 from .bootstrap import interval
 from .features import load_tokenizer
 from .formats import PRIOR
+from .malloc import keep_freed
 from .metrics import METRICS, clopper_pearson, measured
 from .plots import reliability_diagram, risk_coverage_diagram
 from .predict import Logits, Prediction, best_answer, onnx_logits, predict, signals_of, torch_logits
@@ -282,6 +283,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """`python -m quarry_training.calibrate`: prints one JSON object; --check exits 1 when the promise does not hold."""
     args = arguments()
+    keep_freed()
     result: dict[str, Any]
     try:
         if args.check:

@@ -25,6 +25,7 @@ from . import checkpoint, lora, parallel, squad
 from .base import BaseError, resolve_base
 from .features import Feature, features, load_tokenizer, planned
 from .formats import PRIOR
+from .malloc import keep_freed
 from .mining import mined
 from .predict import accepted
 from .squad import DatasetError, Example
@@ -272,6 +273,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, help="a SQuAD file for --patience")
     parser.add_argument("--evaluate-every", type=int, default=200, metavar="STEPS")
     args = parser.parse_args()
+    keep_freed()
     try:
         with parallel.process_group():
             figures = _fit_file(args)

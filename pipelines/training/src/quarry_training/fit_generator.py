@@ -24,6 +24,7 @@ from . import checkpoint, squad
 from .base import BaseError, resolve_base
 from .export import _commit
 from .generator import INSTRUCTION, NOT_FOUND, Generator, GeneratorError, Item, answers, digest_of_base, item, load, mean_loss, tensors, token_f1
+from .malloc import keep_freed
 from .squad import DatasetError, Example
 
 FILES = ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "generator.json")
@@ -162,6 +163,7 @@ def main() -> None:
     parser.add_argument("--max-seconds", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=17)
     args = parser.parse_args()
+    keep_freed()
     if min(args.lora_rank, args.epochs, args.learning_rate, args.batch_size) <= 0:
         parser.error("rank, epochs, learning rate and batch size must be above zero")
     own = {"learning_rate": args.learning_rate, "batch_size": args.batch_size, "epochs": args.epochs}

@@ -18,6 +18,7 @@ from . import checkpoint, dpr_data
 from .base import BaseError
 from .dpr_data import DprExample
 from .fit import FitError
+from .malloc import keep_freed
 from .retrieval import Batch, DualEncoder, load_dual, make_batch, passage_text, save
 from .squad import DatasetError
 
@@ -157,6 +158,7 @@ def main() -> None:
     parser.add_argument("--max-seconds", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=default.seed)
     args = parser.parse_args()
+    keep_freed()
     try:
         chosen = {name: getattr(args, name) for name in ("learning_rate", "batch_size", "epochs", "separate", "seed", "max_seconds")}
         print(json.dumps(fit(args.base, dpr_data.load(args.data), args.out, RetrieverSettings(**chosen))))
