@@ -38,7 +38,7 @@ P ?= $(PROJECTS)
 # Suites that run side by side, one more than there are processors, since each waits at times; each prints when it has ended.
 TEST_JOBS ?= $(shell expr $$(nproc) + 1)
 # The suite of the whole is the longest by far, and runs in two parts: running stacks, and what they are deployed as.
-TESTED = $(patsubst %,%/tested,$(filter-out tests,$(P)) $(if $(filter tests,$(P)),tests/e2e tests/deployed))
+TESTED = $(patsubst %,%/tested,$(foreach p,$(P),$(if $(filter tests,$p),tests/e2e tests/deployed,$p)))
 # What the tests start besides Python: PostgreSQL under MLflow; our images as pods; Java under Spark; Prometheus over a canary's figures; a linter of shell scripts.
 DEBIAN_PACKAGES := postgresql buildah podman runc catatonit netavark aardvark-dns iptables iproute2 mmdebstrap prometheus shellcheck openjdk-17-jre-headless
 
