@@ -36,7 +36,7 @@ AIRFLOW := pipelines/airflow
 PROJECTS := $(SERVING) tests pipelines/training tests/infrastructure pipelines/ingestion $(AIRFLOW) tests/delivery pipelines/kubeflow
 P ?= $(PROJECTS)
 # Suites that run side by side, one more than there are processors, since each waits at times; each prints when it has ended.
-TEST_JOBS ?= $(shell expr $$(nproc) + 1)
+TEST_JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # The suite of the whole is the longest by far, and runs in two parts: running stacks, and what they are deployed as.
 TESTED = $(patsubst %,%/tested,$(foreach p,$(P),$(if $(filter tests,$p),tests/e2e tests/deployed,$p)))
 # What the tests start besides Python: PostgreSQL under MLflow; our images as pods; Java under Spark; Prometheus over a canary's figures; a linter of shell scripts.
