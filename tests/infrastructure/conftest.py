@@ -16,7 +16,7 @@ import pytest
 import held
 import loopback
 from changes import OPENED, PROTECTED, VARIABLES, Touched
-from runner import ENVIRONMENTS, Missing, Resource, Terraform, mirror, motos, prepare, resources
+from runner import ENVIRONMENTS, SOURCE, Missing, Resource, Terraform, mirror, motos, prepare, resources
 
 ASKED = "staging"  # as production, but smaller
 Plans = dict[str, dict[str, Any]]
@@ -155,7 +155,7 @@ def lives(accounts: dict[str, str], initialised: Terraform) -> Iterator[dict[str
         for name in sorted(ENVIRONMENTS, key=lambda name: name != PROTECTED):
             terraform = prepare(folder / name, name, accounts[name], applied=True, like=initialised)
             if name != ASKED:
-                (terraform.copy / loopback.FIREWALL).write_text(loopback.ONE_RULE)
+                (terraform.copy / loopback.FIREWALL).write_text(loopback.one_rule((SOURCE / "modules/edge/firewall.tf").read_text()))
             begun[name] = _life(terraform, accounts[name], folder)
         yield begun
         for life in begun.values():

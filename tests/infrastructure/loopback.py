@@ -96,25 +96,9 @@ APPLIED = {
 # The firewall's rules are half of each plan's arithmetic (their schema is a statement in a statement in a statement), and the same in every
 # environment: they are applied in the one that is asked about them, planned in all, and elsewhere one stands for them.
 FIREWALL = "modules/edge/firewall_override.tf"
-ONE_RULE = """
-resource "aws_wafv2_web_acl" "this" {
-  rule {
-    name     = "rate"
-    priority = 1
-    action {
-      block {}
-    }
-    statement {
-      rate_based_statement {
-        limit              = var.requests_per_address
-        aggregate_key_type = "IP"
-      }
-    }
-    visibility_config {
-      cloudwatch_metrics_enabled = true
-      metric_name                = "rate"
-      sampled_requests_enabled   = false
-    }
-  }
-}
-"""
+
+
+def one_rule(firewall: str) -> str:
+    """Of the text of firewall.tf, an override with its first rule alone."""
+    rule, end = firewall[firewall.index("  rule {\n") :], "\n  }\n"
+    return f'resource "aws_wafv2_web_acl" "this" {{\n{rule[: rule.index(end)]}{end}}}\n'
